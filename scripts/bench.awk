@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0
+# Rows of bench's tables: awk -F '|' -v format=markdown|json|plot
+#	-v base_file=FILE -v series_file=FILE
+
+function read_figures(file, figures,	line, word)
+{
+	while ((getline line < file) > 0) {
+		split(line, word, " ")
+		figures[word[1]] = word[2]
+	}
+	close(file)
+}
+
+function is_number(value)
+{
+	return value ~ /^[0-9.]+$/
+}
+
+function reference(to,	part)
+{
+	if (to == "base")
+		return base[$1]
+	split(to, part, ":")
+	return part[1] == "base" ? base[part[2]] : series[part[2]]
+}
+
+function verdict(ratio, target,	value)
+{
+	if (target == "")
+		return ""
+	value = ratio
+	if (sub(/^=/, "", target))
+		value = series[$1]
+	if (!is_number(value))
+		return "missed"
+	return value + 0 <= target + 0 ? "met" : "missed"
+}
+
+function posted(peer,	part)
+{
+	if (split(peer, part, "/") == 2 && part[2] != "")
+		return sprintf("%s (%.3f)", part[1], part[1] / part[2])
+	return part[1]
+}
+
+function or_null(value)
+{
+	return is_number(value) ? value : "null"
+}
+
+BEGIN {
+	read_figures(base_file, base)
+	read_figures(series_file, series)
+}
+
+{
+	from = reference($3)
+	ratio = ""
+	if (is_number(from) && is_number(series[$1]) && from > 0)
+		ratio = sprintf("%.3f", series[$1] / from)
+	met = verdict(ratio, $4)
+}
+
+format == "markdown" {
+	target = $4
+	sub(/^=/, "<= ", target)
+	printf "| %s | %s | %s | %s | %s | %s | %s |\n", $2, base[$1],
+		series[$1], ratio, target, met, posted($5)
+}
+
+format == "json" {
+	peer = $5
+	sub(/\/.*/, "", peer)
+	printf "%s{ \"name\": \"%s\", \"operation\": \"%s\", \"base\": %s, " \
+		"\"series\": %s, \"ratio\": %s, \"verdict\": \"%s\", " \
+		"\"posted\": %s }", NR > 1 ? ",\n" : "", $1, $2,
+		or_null(base[$1]), or_null(series[$1]), or_null(ratio), met,
+		or_null(peer)
+}
+
+format == "plot" && is_number(base[$1]) && is_number(series[$1]) &&
+	$1 ~ /^(fault_bar|bar_mmap|bar_first_fault|bar_munmap|bar_cycle|bar_16m_misaligned_per_page|export|close)$/ {
+	printf "\"%s\" %s %s\n", $1, base[$1], series[$1]
+}
+
+END {
+	if (format == "json")
+		printf "\n"
+}
