@@ -20,12 +20,6 @@ endif
 export KDIR
 GUEST := $(VMTEST) -d $(KDIR) -j $(J) $(GUEST_OPTS)
 
-ifneq ($(shell command -v ccache),)
-export CC := ccache gcc
-else
-export CC := gcc
-endif
-
 .DEFAULT_GOAL := help
 .PHONY: help deps tree refresh refresh-check kernel demo test guest shell clean
 
