@@ -21,7 +21,7 @@ export KDIR
 GUEST := $(VMTEST) -d $(KDIR) -j $(J) $(GUEST_OPTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps tree refresh refresh-check kernel demo test guest shell clean
+.PHONY: help deps tree refresh refresh-check kernel demo test bench guest shell clean
 
 help:
 	@cat scripts/help.txt
@@ -53,6 +53,9 @@ demo: tree
 
 test: deps
 	@scripts/test
+
+bench: tree
+	@scripts/bench
 
 clean:
 	rm -rf $(BUILD)/kernel $(BUILD)/kernel-debug $(BUILD)/demo
