@@ -71,11 +71,11 @@ format == "markdown" {
 format == "json" {
 	peer = $5
 	sub(/\/.*/, "", peer)
-	printf "%s{ \"name\": \"%s\", \"operation\": \"%s\", \"base\": %s, " \
+	separator = NR > 1 ? ",\n" : ""
+	printf("%s{ \"name\": \"%s\", \"operation\": \"%s\", \"base\": %s, " \
 		"\"series\": %s, \"ratio\": %s, \"verdict\": \"%s\", " \
-		"\"posted\": %s }", NR > 1 ? ",\n" : "", $1, $2,
-		or_null(base[$1]), or_null(series[$1]), or_null(ratio), met,
-		or_null(peer)
+		"\"posted\": %s }", separator, $1, $2, or_null(base[$1]),
+		or_null(series[$1]), or_null(ratio), met, or_null(peer))
 }
 
 format == "plot" && is_number(base[$1]) && is_number(series[$1]) &&
