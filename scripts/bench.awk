@@ -80,7 +80,9 @@ format == "json" {
 
 format == "plot" && is_number(base[$1]) && is_number(series[$1]) &&
 	$1 ~ /^(fault_bar|bar_mmap|bar_first_fault|bar_munmap|bar_cycle|bar_16m_misaligned_per_page|export|close)$/ {
-	printf "\"%s\" %s %s\n", $1, base[$1], series[$1]
+	name = $1
+	sub(/_16m_misaligned_per_page/, "_misaligned", name)
+	printf "\"%s\" %s %s\n", name, base[$1], series[$1]
 }
 
 END {
