@@ -55,6 +55,7 @@ test: deps
 	@scripts/test
 
 bench: tree
+	@scripts/deps gnuplot-nox
 	@scripts/bench
 
 clean:
