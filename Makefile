@@ -6,6 +6,10 @@ export ACCEL ?= auto
 export KSRC ?=
 DEBUG ?= 0
 EXEC ?=
+FULL ?= 0
+export VERSION ?=
+export SIGNOFF ?=
+export PREVIOUS ?=
 J ?= $(shell nproc)
 
 override BUILD := $(abspath $(BUILD))
@@ -21,7 +25,8 @@ export KDIR
 GUEST := $(VMTEST) -d $(KDIR) -j $(J) $(GUEST_OPTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps tree refresh refresh-check kernel demo test bench guest shell clean
+.PHONY: help deps tree refresh refresh-check kernel demo test check versions series \
+	bench guest shell clean
 
 help:
 	@cat scripts/help.txt
@@ -54,9 +59,23 @@ demo: tree
 test: deps
 	@scripts/test
 
+check: tree
+	@FULL=$(FULL) scripts/check
+
+versions: tree
+	@scripts/versions
+
+# What the arguments are is for send to say, before anything is made
+series:
+	@scripts/send --check "$$VERSION" "$$SIGNOFF" "$$PREVIOUS"
+	@scripts/deps git-email libmailtools-perl
+	@$(MAKE) --no-print-directory tree
+	@scripts/send "$$VERSION" "$$SIGNOFF" "$$PREVIOUS"
+
 bench: tree
 	@scripts/deps gnuplot-nox
 	@scripts/bench
 
 clean:
-	rm -rf $(BUILD)/kernel $(BUILD)/kernel-debug $(BUILD)/demo $(BUILD)/bench
+	rm -rf $(BUILD)/kernel $(BUILD)/kernel-debug $(BUILD)/demo $(BUILD)/bench \
+		$(BUILD)/check $(BUILD)/versions

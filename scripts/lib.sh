@@ -8,6 +8,7 @@ top=$(realpath "$(dirname "${BASH_SOURCE[0]}")/..")
 BUILD=$(realpath -m "${BUILD:-$top/build}")
 linux=$BUILD/linux
 patches=$top/patches
+jobs=${J:-$(nproc)}
 
 say() {
 	echo "== $*"
@@ -16,6 +17,72 @@ say() {
 die() {
 	echo "${0##*/}: $*" >&2
 	exit 1
+}
+
+# Checks: a line for each, and at the end how many there were
+
+passed=0 failed=0 skipped=0
+
+ok() {
+	echo "ok - $*"
+	passed=$((passed + 1))
+}
+
+not_ok() {
+	echo "not ok - $*"
+	failed=$((failed + 1))
+}
+
+# skip NAME REASON...
+skip() {
+	local name=$1
+	shift
+
+	echo "ok - $name # SKIP $*"
+	skipped=$((skipped + 1))
+}
+
+# The last lines of what a failed check had to say
+excerpt() {
+	tail -n 40 | sed 's/^/  /'
+}
+
+# gate NAME COMMAND...: the command's output is shown only when it fails
+gate() {
+	local name=$1 output
+	shift
+
+	if output=$("$@" 2>&1); then
+		ok "$name"
+	else
+		not_ok "$name"
+		printf '%s\n' "$output" | excerpt
+		return 1
+	fi
+}
+
+# The last line of all, and the exit status
+verdict() {
+	say "$((SECONDS / 60)) min $((SECONDS % 60)) s"
+	echo "$passed passed, $failed failed, $skipped skipped"
+	[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+}
+
+# The patches without the cover letter, in order
+numbered() {
+	[ -d "$patches" ] || return 0
+	find "$patches" -maxdepth 1 -name '[0-9]*.patch' \
+		! -name '0000-cover-letter.patch' | sort
+}
+
+# A checkout of our own of what is in $linux, next to the one people work in
+need_worktree() {
+	local dir=$1
+
+	git -C "$dir" rev-parse -q --verify series > /dev/null 2>&1 && return
+	rm -rf "$dir"
+	git -C "$linux" worktree prune
+	git -C "$linux" worktree add -q --detach "$dir" series
 }
 
 # shellcheck source=BASE
