@@ -26,7 +26,7 @@ GUEST := $(VMTEST) -d $(KDIR) -j $(J) $(GUEST_OPTS)
 
 .DEFAULT_GOAL := help
 .PHONY: help deps tree refresh refresh-check kernel demo test check versions series \
-	bench guest shell clean
+	bench nvgrace guest shell clean
 
 help:
 	@cat scripts/help.txt
@@ -72,10 +72,14 @@ series:
 	@$(MAKE) --no-print-directory tree
 	@scripts/send "$$VERSION" "$$SIGNOFF" "$$PREVIOUS"
 
+nvgrace: tree
+	@scripts/deps acpica-tools
+	@scripts/nvgrace/run
+
 bench: tree
 	@scripts/deps gnuplot-nox
 	@scripts/bench
 
 clean:
 	rm -rf $(BUILD)/kernel $(BUILD)/kernel-debug $(BUILD)/demo $(BUILD)/bench \
-		$(BUILD)/check $(BUILD)/versions
+		$(BUILD)/check $(BUILD)/versions $(BUILD)/nvgrace
