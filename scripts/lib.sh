@@ -85,5 +85,11 @@ need_worktree() {
 	git -C "$linux" worktree add -q --detach "$dir" series
 }
 
+# The version that a kernel's Makefile on stdin names, such as 7.3.4 or 7.4.0-rc2
+kernel_version() {
+	sed -n 's/^\(VERSION\|PATCHLEVEL\|SUBLEVEL\|EXTRAVERSION\) = *//p' |
+		head -n 4 | paste -sd. | sed 's/\.\([^.]*\)$/\1/'
+}
+
 # shellcheck source=BASE
 . "$top/BASE"
