@@ -10,6 +10,11 @@ FULL ?= 0
 export VERSION ?=
 export SIGNOFF ?=
 export PREVIOUS ?=
+export PATCHES ?=
+export COVER ?=
+export CHANGELOG ?=
+export ALSO ?=
+export OUT ?=
 J ?= $(shell nproc)
 
 override BUILD := $(abspath $(BUILD))
