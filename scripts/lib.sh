@@ -91,5 +91,14 @@ kernel_version() {
 		head -n 4 | paste -sd. | sed 's/\.\([^.]*\)$/\1/'
 }
 
+# sha_is FILE SHA256
+sha_is() {
+	[ "$(sha256sum "$1" | cut -d' ' -f1)" = "$2" ]
+}
+
+has_send_email() {
+	[ -x "$(git --exec-path)/git-send-email" ]
+}
+
 # shellcheck source=BASE
 . "$top/BASE"
