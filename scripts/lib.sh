@@ -68,11 +68,9 @@ verdict() {
 	[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
 }
 
-# The patches without the cover letter, in order
+# The patches, in order
 numbered() {
-	[ -d "$patches" ] || return 0
-	find "$patches" -maxdepth 1 -name '[0-9]*.patch' \
-		! -name '0000-cover-letter.patch' | sort
+	find "$patches" -path "$patches/[0-9]*/0*.patch" | LC_ALL=C sort
 }
 
 # A checkout of our own of what is in $linux, next to the one people work in
@@ -94,10 +92,6 @@ kernel_version() {
 # sha_is FILE SHA256
 sha_is() {
 	[ "$(sha256sum "$1" | cut -d' ' -f1)" = "$2" ]
-}
-
-has_send_email() {
-	[ -x "$(git --exec-path)/git-send-email" ]
 }
 
 # shellcheck source=BASE

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The physical ranges behind a DMABUF, and the way from a page of it to a PFN.
+ *
+ * Nothing here looks at a device, a DMABUF or a lock: all results follow from
+ * the arguments, so that KUnit can compare them with the obvious slow way.
+ */
+#include <linux/align.h>
+#include <linux/mm.h>
+#include <linux/overflow.h>
+#include <linux/pfn.h>
+#include <kunit/visibility.h>
+
+#include "vfio_pci_priv.h"
+
+/**
+ * vfio_pci_ranges_finish() - prepare a list of ranges for lookups
+ * @ranges: nr and vec filled in, end pointing to nr elements if nr > 1
+ *
+ * Merges neighbours that are physically contiguous, so that large pages can
+ * cross from one to the next, which may reduce @ranges->nr. The lengths must
+ * add up to no more than an unsigned long can count in pages.
+ */
+void vfio_pci_ranges_finish(struct vfio_pci_ranges *ranges)
+{
+	struct phys_vec *vec = ranges->vec;
+	unsigned long end = 0;
+	u32 i, last = 0;
+
+	for (i = 1; i < ranges->nr; i++) {
+		if (vec[last].paddr + vec[last].len == vec[i].paddr)
+			vec[last].len += vec[i].len;
+		else
+			vec[++last] = vec[i];
+	}
+	ranges->nr = last + 1;
+
+	for (i = 0; last && i <= last; i++) {
+		end += vec[i].len >> PAGE_SHIFT;
+		ranges->end[i] = end;
+	}
+}
+EXPORT_SYMBOL_IF_KUNIT(vfio_pci_ranges_finish);
+
+/**
+ * vfio_pci_ranges_span() - what is the least that holds all ranges?
+ * @ranges: the ranges
+ * @first: lowest address
+ * @last: highest address
+ */
+void vfio_pci_ranges_span(const struct vfio_pci_ranges *ranges,
+			  phys_addr_t *first, phys_addr_t *last)
+{
+	u32 i;
+
+	*first = PHYS_ADDR_MAX;
+	*last = 0;
+	for (i = 0; i < ranges->nr; i++) {
+		const struct phys_vec *vec = &ranges->vec[i];
+
+		*first = min(*first, vec->paddr);
+		*last = max(*last, vec->paddr + vec->len - 1);
+	}
+}
+
+/**
+ * vfio_pci_ranges_near() - may two lists of ranges have pages in common?
+ * @a: one list
+ * @b: the other
+ *
+ * Only looks at the lowest and the highest page of each.
+ *
+ * Return: false if they have none for certain
+ */
+bool vfio_pci_ranges_near(const struct vfio_pci_ranges *a,
+			  const struct vfio_pci_ranges *b)
+{
+	phys_addr_t first_a, last_a, first_b, last_b;
+
+	vfio_pci_ranges_span(a, &first_a, &last_a);
+	vfio_pci_ranges_span(b, &first_b, &last_b);
+	return first_a <= last_b && first_b <= last_a;
+}
+EXPORT_SYMBOL_IF_KUNIT(vfio_pci_ranges_near);
+
+/* The first range that ends behind @pgoff, nr if there is none */
+static u32 vfio_pci_ranges_search(const struct vfio_pci_ranges *ranges,
+				  unsigned long pgoff)
+{
+	u32 low = 0, high = ranges->nr;
+
+	while (low < high) {
+		u32 mid = low + (high - low) / 2;
+
+		if (ranges->end[mid] <= pgoff)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+/**
+ * vfio_pci_ranges_find_pfn() - find what to map at a faulting address
+ * @ranges: the ranges that are mapped
+ * @vma: the mapping. Only vm_start, vm_end and vm_pgoff are used.
+ * @first_pgoff: the vm_pgoff at which @ranges start
+ * @address: the address to map, inside @vma
+ * @order: the size asked for, as a power of two of pages
+ * @found: on success the naturally aligned page of @order that covers @address
+ *
+ * Such a page has to lie inside the VMA and inside one range, and the physical
+ * address has to be aligned as well. vm_pgoff is user input: it may have any
+ * value, and differs from @first_pgoff in the parts of a VMA that was split.
+ *
+ * Return: 0, -ERANGE if there is no such page of @order but a smaller one may
+ * do, -EFAULT if nothing is behind @address.
+ */
+int vfio_pci_ranges_find_pfn(const struct vfio_pci_ranges *ranges,
+			     const struct vm_area_struct *vma,
+			     unsigned long first_pgoff, unsigned long address,
+			     unsigned int order, struct vfio_pci_pfn *found)
+{
+	unsigned long size = PAGE_SIZE << order;
+	unsigned long addr = ALIGN_DOWN(address, size);
+	unsigned long pgoff, start = 0, end;
+	u32 i = 0;
+
+	if (addr < vma->vm_start || vma->vm_end - addr < size)
+		return -ERANGE;
+
+	pgoff = (addr - vma->vm_start) >> PAGE_SHIFT;
+	if (check_add_overflow(pgoff, vma->vm_pgoff, &pgoff) ||
+	    check_sub_overflow(pgoff, first_pgoff, &pgoff))
+		return -EFAULT;
+
+	if (ranges->nr == 1) {
+		end = ranges->vec[0].len >> PAGE_SHIFT;
+	} else {
+		i = vfio_pci_ranges_search(ranges, pgoff);
+		if (i == ranges->nr)
+			return -EFAULT;
+		end = ranges->end[i];
+		if (i)
+			start = ranges->end[i - 1];
+	}
+
+	if (pgoff >= end)
+		return -EFAULT;
+	if (end - pgoff < 1UL << order)
+		return -ERANGE;
+
+	found->before = pgoff - start;
+	found->after = end - pgoff - 1;
+	found->pfn = PHYS_PFN(ranges->vec[i].paddr) + found->before;
+	return IS_ALIGNED(found->pfn, 1UL << order) ? 0 : -ERANGE;
+}
+EXPORT_SYMBOL_IF_KUNIT(vfio_pci_ranges_find_pfn);
+
+/**
+ * vfio_pci_ranges_find_pgoff() - find where a PFN is mapped
+ * @ranges: the ranges that are mapped
+ * @vma: a mapping of them
+ * @first_pgoff: the vm_pgoff at which @ranges start
+ * @pfn: what to look for
+ * @pgoff: on success where it is, as counted by vm_pgoff. Where ranges overlap
+ *	it may be in more than one place; then this is the first.
+ *
+ * Return: 0, or -EFAULT if the PFN is not in that mapping
+ */
+int vfio_pci_ranges_find_pgoff(const struct vfio_pci_ranges *ranges,
+			       const struct vm_area_struct *vma,
+			       unsigned long first_pgoff, unsigned long pfn,
+			       unsigned long *pgoff)
+{
+	unsigned long start = first_pgoff;
+	u32 i;
+
+	for (i = 0; i < ranges->nr; i++) {
+		unsigned long pages = ranges->vec[i].len >> PAGE_SHIFT;
+		unsigned long offset = pfn - PHYS_PFN(ranges->vec[i].paddr);
+
+		if (offset < pages && start + offset >= vma->vm_pgoff &&
+		    start + offset - vma->vm_pgoff < vma_pages(vma)) {
+			*pgoff = start + offset;
+			return 0;
+		}
+		start += pages;
+	}
+	return -EFAULT;
+}
+EXPORT_SYMBOL_IF_KUNIT(vfio_pci_ranges_find_pgoff);

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2154 # lib.sh sets those
+# Sourced after lib.sh: the topics of the series, and trees to apply them to.
+
+# patches/topics has a line per topic, in order: name | needs | held | to | what for.
+# A topic ends at the branch topic/NAME of $linux, the last one at the tip.
+
+# The same commits wherever they are made
+export GIT_AUTHOR_NAME="VFIO DMABUF series" GIT_COMMITTER_NAME="VFIO DMABUF series"
+export GIT_AUTHOR_EMAIL=vfio-dmabuf@localhost GIT_COMMITTER_EMAIL=vfio-dmabuf@localhost
+export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1
+base_date="1795217258 +0000"
+
+lgit() {
+	git -C "$linux" "$@"
+}
+
+topics() {
+	sed -nE 's/^([a-z][a-z0-9-]*) *\|.*/\1/p' "$patches/topics"
+}
+
+# topic_field NAME needs|held|to
+topic_field() {
+	awk -F ' *[|] *' -v name="$1" -v field="$2" '
+		BEGIN { column["needs"] = 2; column["held"] = 3; column["to"] = 4 }
+		$1 == name { print $column[field] }' "$patches/topics"
+}
+
+# The folder of a topic below patches/: they sort in the order of the topics
+topic_folder() {
+	printf '%02d-%s\n' "$(topics | grep -nxF "$1" | cut -d: -f1)" "$1"
+}
+
+topic_end() {
+	if [ "$(topics | tail -n 1)" = "$1" ]; then echo series; else echo "topic/$1"; fi
+}
+
+topic_start() {
+	local before
+
+	before=$(topics | grep -xF -B1 "$1" | head -n 1)
+	if [ "$before" = "$1" ]; then echo base; else echo "topic/$before"; fi
+}
+
+# All topics that a topic needs, also by way of others, in order
+topic_needs() {
+	local name needed=" $1 "
+
+	for name in $(topics | tac); do
+		[[ $needed != *" $name "* ]] || needed+="$(topic_field "$name" needs) "
+	done
+	for name in $(topics); do
+		[[ $name = "$1" || $needed != *" $name "* ]] || echo "$name"
+	done
+}
+
+# bare_worktree DIR COMMIT: a checkout of $linux without files. git am takes those
+# that it needs from the index.
+bare_worktree() {
+	rm -rf "$1"
+	lgit worktree prune
+	lgit worktree add -q --no-checkout --detach "$1" "$2"
+	git -C "$1" read-tree HEAD
+}
+
+# am_topics DIR TOPIC...
+am_topics() {
+	local dir=$1 name
+	shift
+
+	for name in "$@"; do
+		git -C "$dir" am -q "$patches/$(topic_folder "$name")"/0*.patch || {
+			git -C "$dir" am --abort
+			echo "$name does not apply"
+			return 1
+		}
+	done
+}
+
+# import_kernel SOURCE DIR: a tarball, HEAD of a git tree or a folder becomes a
+# repository, branch "series" and tag "base"
+import_kernel() {
+	local from=$1 into=$2
+
+	rm -rf "$into"
+	mkdir -p "$into"
+	if [ -f "$from" ]; then
+		tar -xf "$from" -C "$into" --strip-components=1
+	elif git -C "$from" rev-parse -q --verify HEAD > /dev/null 2>&1; then
+		say "taking HEAD of the git tree $from, not what is uncommitted"
+		git -C "$from" archive HEAD | tar -x -C "$into"
+	else
+		tar -c -C "$from" --exclude=.git . | tar -x -C "$into"
+	fi || return
+	[ -f "$into/Kbuild" ] || die "$from holds no kernel tree"
+	git -c init.defaultBranch=series init -q "$into"
+	git -C "$into" config gc.auto 0
+	# -f: Debian's .gitignore hides everything
+	git -C "$into" add -A -f
+	GIT_AUTHOR_DATE=$base_date GIT_COMMITTER_DATE=$base_date git -C "$into" \
+		commit -q -m "Linux $(kernel_version < "$into/Makefile")"
+	git -C "$into" tag base
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <sys/resource.h>
+
+#include <linux/compiler.h>
+#include <linux/types.h>
+
+#include "../../../kselftest.h"
+#include <libvfio.h>
+
+/*
+ * Where the handler jumps to. NULL outside of a guarded access. Per thread:
+ * a fault is answered on the thread that took it.
+ */
+static __thread sigjmp_buf *guard;
+
+static pthread_once_t guard_once = PTHREAD_ONCE_INIT;
+
+static void guard_handler(int sig, siginfo_t *info, void *context)
+{
+	sigjmp_buf *env = READ_ONCE(guard);
+
+	if (env)
+		siglongjmp(*env, sig);
+
+	/* Not ours: the access is repeated on return, and then it kills. */
+	signal(sig, SIG_DFL);
+}
+
+static void guard_install(void)
+{
+	/*
+	 * SA_NODEFER keeps the signal mask as it is, so that neither
+	 * sigsetjmp() nor siglongjmp() has to call into the kernel for it:
+	 * races are tested with these accessors.
+	 */
+	struct sigaction action = {
+		.sa_sigaction = guard_handler,
+		.sa_flags = SA_SIGINFO | SA_NODEFER,
+	};
+
+	VFIO_ASSERT_EQ(sigaction(SIGBUS, &action, NULL), 0);
+	VFIO_ASSERT_EQ(sigaction(SIGSEGV, &action, NULL), 0);
+}
+
+/* Written by a macro as sigsetjmp() must not be left before the access. */
+#define guarded(_access) ({				\
+	sigjmp_buf __env;				\
+	int __sig;					\
+							\
+	pthread_once(&guard_once, guard_install);	\
+							\
+	__sig = sigsetjmp(__env, 0);			\
+	if (!__sig) {					\
+		WRITE_ONCE(guard, &__env);		\
+		_access;				\
+	}						\
+	WRITE_ONCE(guard, NULL);			\
+	__sig;						\
+})
+
+int try_read32(const void *addr, u32 *val)
+{
+	return guarded(*val = READ_ONCE(*(const u32 *)addr));
+}
+
+int try_write32(void *addr, u32 val)
+{
+	return guarded(WRITE_ONCE(*(u32 *)addr, val));
+}
+
+int try_touch(const void *addr)
+{
+	u32 val;
+
+	return try_read32(addr, &val);
+}
+
+int try_touch_pages(const void *addr, size_t size)
+{
+	size_t page_size = getpagesize();
+	int first = try_touch(addr);
+	size_t offset;
+
+	for (offset = page_size; offset < size; offset += page_size) {
+		if (try_touch(addr + offset) != first)
+			return -1;
+	}
+
+	return first;
+}
+
+u64 nr_page_faults(void)
+{
+	struct rusage usage;
+
+	VFIO_ASSERT_EQ(getrusage(RUSAGE_THREAD, &usage), 0);
+
+	return usage.ru_minflt + usage.ru_majflt;
+}
+
+u64 faults_to_touch(const void *vaddr, size_t size, size_t step)
+{
+	size_t offset = 0;
+	u64 faults;
+
+	/* Not to be counted: stack and data of the test itself. */
+	VFIO_ASSERT_EQ(try_touch(&offset), 0);
+
+	faults = nr_page_faults();
+	for (offset = 0; offset < size; offset += step)
+		VFIO_ASSERT_EQ(try_touch(vaddr + offset), 0);
+
+	return nr_page_faults() - faults;
+}

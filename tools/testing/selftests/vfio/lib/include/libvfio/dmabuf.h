@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_DMABUF_H
+#define SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_DMABUF_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/types.h>
+#include <linux/vfio.h>
+
+#include <libvfio/vfio_pci_device.h>
+
+/* Does the kernel export DMABUFs of this device? */
+bool vfio_pci_dmabuf_supported(struct vfio_pci_device *device);
+
+/*
+ * Export @nr_ranges ranges of region @index as one DMABUF. Returns its fd, or
+ * -errno. @open_flags and @flags are passed on as they are.
+ */
+int __vfio_pci_dmabuf_export(struct vfio_pci_device *device, u32 index,
+			     u32 open_flags, u32 flags,
+			     const struct vfio_region_dma_range *ranges,
+			     u32 nr_ranges);
+
+/* As above, writeable, of the default memory type, asserting success. */
+int vfio_pci_dmabuf_export(struct vfio_pci_device *device, u32 index,
+			   const struct vfio_region_dma_range *ranges,
+			   u32 nr_ranges);
+
+/* As both, for the one range [offset, offset + size) of region @index. */
+int __vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, u32 index,
+				   u32 open_flags, u32 flags, u64 offset,
+				   u64 size);
+int vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, u32 index,
+				 u64 offset, u64 size);
+
+/* VFIO_DEVICE_PCI_DMABUF_REVOKE. Return 0 or -errno, or assert success. */
+int __vfio_pci_dmabuf_revoke_fd(int device_fd, int dmabuf_fd);
+int __vfio_pci_dmabuf_revoke(struct vfio_pci_device *device, int dmabuf_fd);
+void vfio_pci_dmabuf_revoke(struct vfio_pci_device *device, int dmabuf_fd);
+
+/* mmap(MAP_SHARED). Return 0 or -errno, or assert success. */
+int __mmap_shared(int fd, u64 offset, size_t size, int prot, void **vaddr);
+void *mmap_shared(int fd, u64 offset, size_t size);
+
+/*
+ * As mmap_shared(), at an address with (vaddr % align) == misalign, and with
+ * huge pages asked for: @align is the size of the huge page to make possible,
+ * and @misalign == getpagesize() makes it impossible.
+ */
+void *mmap_shared_aligned(int fd, u64 offset, size_t size, size_t align,
+			  size_t misalign);
+
+/* As these, of [offset, offset + size) of region @index of the device. */
+void *vfio_pci_region_mmap(struct vfio_pci_device *device, u32 index,
+			   u64 offset, size_t size);
+void *vfio_pci_region_mmap_aligned(struct vfio_pci_device *device, u32 index,
+				   u64 offset, size_t size, size_t align,
+				   size_t misalign);
+
+/* The region offset in the file of the device, for mmap(), pread(), pwrite() */
+static inline u64 vfio_pci_region_offset(struct vfio_pci_device *device,
+					 u32 index)
+{
+	VFIO_ASSERT_LT(index, PCI_STD_NUM_BARS);
+
+	return device->bars[index].info.offset;
+}
+
+#define munmap_assert(_vaddr, _size) \
+	VFIO_ASSERT_EQ(munmap((_vaddr), (_size)), 0)
+#define close_assert(_fd) VFIO_ASSERT_EQ(close(_fd), 0)
+
+/*
+ * The index of a BAR that can be mapped and has at least @min_size bytes, or -1:
+ * the largest one, or the one with the highest index.
+ */
+int vfio_pci_largest_bar(struct vfio_pci_device *device, u64 min_size);
+int vfio_pci_last_bar(struct vfio_pci_device *device, u64 min_size);
+
+/*
+ * The index of a BAR known to be plain memory, which keeps what is written to
+ * it and has no side effects, and of at least @min_size bytes, or -1.
+ */
+int vfio_pci_memory_bar(struct vfio_pci_device *device, u64 min_size);
+
+/*
+ * What most tests start with: open the device and find a BAR of at least
+ * @min_size bytes, one known to be plain memory if @memory, or else the largest.
+ * Returns NULL, or the reason to skip the test.
+ */
+const char *dmabuf_test_open(const char *bdf, bool memory, u64 min_size,
+			     struct iommu **iommu,
+			     struct vfio_pci_device **device, int *bar);
+
+/*
+ * What fdinfo says of a DMABUF, without "vfio-pci-" before and with a newline
+ * after each line; and is @key among it, with this value? The string is
+ * overwritten by the next call.
+ */
+const char *vfio_pci_dmabuf_fdinfo(int dmabuf_fd);
+bool vfio_pci_dmabuf_fdinfo_has(int dmabuf_fd, const char *key,
+				const char *val);
+
+/* Does fdinfo call the state of the DMABUF @state, within @timeout_ms? */
+bool vfio_pci_dmabuf_reaches_state(int dmabuf_fd, const char *state,
+				   int timeout_ms);
+
+/* The number of fds of the process, give or take: for comparisons */
+int count_fds(void);
+
+/* Another descriptor of what is behind @fd, which does not keep it open */
+int open_o_path(int fd);
+
+#endif /* SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_DMABUF_H */

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_IMPORTER_H
+#define SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_IMPORTER_H
+
+#include <pthread.h>
+#include <sys/types.h>
+#include <linux/types.h>
+
+#include <libvfio/vfio_pci_device.h>
+
+#include "../../../../../../../drivers/vfio/pci/vfio_pci_dmabuf_test.h"
+
+/*
+ * The test importer of CONFIG_VFIO_PCI_DMABUF_TEST, which holds on to a DMABUF
+ * for as long as it is told to. Each fd can attach to one DMABUF, and lets go of
+ * all when it is closed. Returns the fd, or -1 if the kernel has none.
+ */
+int importer_open(void);
+
+/*
+ * Attach to a DMABUF of @device, with VFIO_PCI_DMABUF_TEST_* for @flags. The
+ * importing device is @device itself: that is what peer-to-peer DMA works for
+ * on any machine. Return 0 or -errno, or assert success.
+ */
+int __importer_attach(int importer, struct vfio_pci_device *device,
+		      int dmabuf_fd, u32 flags);
+void importer_attach(int importer, struct vfio_pci_device *device,
+		     int dmabuf_fd, u32 flags);
+
+/* Start and end a map or DMA, as VFIO_PCI_DMABUF_TEST_*. 0 or -errno */
+int importer_do(int importer, unsigned long command);
+
+/*
+ * A process that has @importer let go when the calling thread exits. Without, a
+ * thread that waits for the importer, and that no signal ends, would keep open
+ * what it waits for: the process that failed would never be gone.
+ */
+struct importer_guard {
+	pthread_mutex_t mutex;
+	pid_t pid;
+};
+
+/* Until it is stopped, @importer is not closed by a close(). */
+struct importer_guard *importer_guard_start(int importer);
+void importer_guard_stop(struct importer_guard *guard);
+
+#endif /* SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_IMPORTER_H */

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_TOUCHER_H
+#define SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_TOUCHER_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+#include <linux/types.h>
+
+#include "kselftest.h"
+
+/*
+ * Threads and processes that touch device memory while access to it is taken
+ * away and given back, and that know what each access is allowed to do.
+ *
+ * The phase says what that is. It is changed by who takes access away or gives
+ * it, around the operation: on the way to off before it starts, and to off once
+ * it has returned. An access is judged if it began and ended in the same phase.
+ */
+enum touch_phase {
+	TOUCH_ON,	/* has to be done, and finds the right data */
+	TOUCH_GOING,	/* done, finding the right data, or SIGBUS */
+	TOUCH_OFF,	/* has to be SIGBUS */
+	TOUCH_COMING,	/* done or SIGBUS */
+	TOUCH_NR_PHASES,
+};
+
+struct touch_state {
+	/* Number of the changes of phase: the phase itself is the remainder */
+	u32 seq;
+	bool stop;
+	/* While access goes away, reads of a device under reset are all ones */
+	bool ones_allowed;
+	/* A mapping that goes away too answers with SIGSEGV */
+	bool segv_allowed;
+	/* First page of the BAR that is mapped: see touch_pattern() */
+	u32 first_page;
+	u32 nr_forked;
+	u64 nr_done;
+	u64 nr_refused;
+	u32 nr_wrong;
+	/* Of the first wrong one */
+	u32 wrong_phase;
+	int wrong_sig;
+	u32 wrong_val;
+	u32 wrong_page;
+};
+
+/* In memory that is shared with child processes */
+struct touch_state *touch_state_alloc(void);
+void touch_state_free(struct touch_state *state);
+
+/* Go to the next phase, which is to be @phase */
+void touch_set_phase(struct touch_state *state, enum touch_phase phase);
+enum touch_phase touch_get_phase(struct touch_state *state);
+
+/* What the first word of page @page of a BAR is filled with */
+u32 touch_pattern(u32 page);
+void touch_fill(void *bar, size_t size);
+
+/* Read the first word of page @page of a mapping and judge the answer. */
+void touch_page(struct touch_state *state, const void *vaddr, u32 page);
+
+/* touch_page() on each page of [vaddr, vaddr + size) */
+void touch_pages(struct touch_state *state, const void *vaddr, size_t size);
+
+struct toucher {
+	struct touch_state *state;
+	void *vaddr;
+	size_t size;
+	bool backwards;
+	pthread_t thread;
+	pid_t pid;
+};
+
+/*
+ * Have [vaddr, vaddr + size) touched over and over, by a thread or by a child
+ * process that has inherited the mappings of the caller but no fd. Ends after
+ * state->stop was set, with a last round over all of the pages.
+ */
+void toucher_start(struct toucher *toucher, struct touch_state *state,
+		   void *vaddr, size_t size, bool process);
+void toucher_join(struct toucher *toucher);
+
+/* Describe the first wrong access on stderr. Returns if there was none. */
+bool touch_all_right(struct touch_state *state);
+
+/* Pass a random time of up to @max_us, busily: nobody sleeps as short. */
+void random_delay(u32 *seed, u32 max_us);
+
+#endif /* SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_TOUCHER_H */

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_VMA_H
+#define SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_VMA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/types.h>
+
+#include "kselftest.h"
+
+/* A line of /proc/self/maps */
+struct vma_info {
+	u64 start;
+	u64 end;
+	u64 offset;
+	char perms[8];
+	char name[256];
+};
+
+/* Describe the mapping at @vaddr, which must be there. */
+void vma_info(const void *vaddr, struct vma_info *info);
+
+/*
+ * The VmFlags of the mapping, as two-letter names with a blank before and after
+ * each, see Documentation/filesystems/proc.rst.
+ */
+void vma_flags(const void *vaddr, char *flags, size_t size);
+
+/* What the page tables hold for a part of the address space. */
+struct page_table_info {
+	/* Number of entries of each size: 4 KiB, 2 MiB and 1 GiB on x86 */
+	u64 nr_pte;
+	u64 nr_pmd;
+	u64 nr_pud;
+	/*
+	 * Bytes mapped, and how many of them have these bits in their entry,
+	 * which select the memory type on x86
+	 */
+	u64 bytes;
+	u64 bytes_pwt;
+	u64 bytes_pcd;
+	u64 bytes_pat;
+};
+
+/*
+ * Look at the page tables of [vaddr, vaddr + size), from debugfs. That is slow:
+ * the kernel dumps all of them.
+ */
+void page_table_info(const void *vaddr, size_t size,
+		     struct page_table_info *info);
+
+/* For the log: what the dump has of it, line by line */
+void page_table_print(const char *name, const void *vaddr, size_t size);
+
+/*
+ * Number of ranges that x86 has on record as write-combining and that have
+ * physical addresses of @start to @end in them; -1 if there is no such record.
+ */
+int nr_wc_memtypes(u64 start, u64 end);
+
+/* Does that number become @nr within some seconds? */
+bool wait_for_wc_memtypes(u64 start, u64 end, int nr);
+
+/* Does the kernel show its page tables, in the form that x86 has for them? */
+bool page_table_info_supported(void);
+
+/* For programs that use kselftest_harness.h: these are all the entries. */
+#define ASSERT_ENTRIES(_vaddr, _size, _pud, _pmd, _pte) do {			\
+	struct page_table_info __info;						\
+										\
+	page_table_info((_vaddr), (_size), &__info);				\
+	ASSERT_EQ((_pud), __info.nr_pud);					\
+	ASSERT_EQ((_pmd), __info.nr_pmd);					\
+	ASSERT_EQ((_pte), __info.nr_pte);					\
+} while (0)
+
+/*
+ * Have the kernel read the u32 at @vaddr: as write(2) does for the process
+ * itself, and in two ways of a debugger. Return the bytes read or -errno.
+ */
+int pipe_write(const void *vaddr);
+int process_vm_read_self(const void *vaddr);
+int proc_mem_read_self(const void *vaddr);
+
+#endif /* SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_VMA_H */

@@ -1,0 +1,575 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * DMABUFs of a device, mapped into the IOMMU for the DMA of another one, and
+ * taken away from it. Done with two devices of QEMU: the DMA engine of edu goes
+ * for the memory of ivshmem. They come from $VFIO_EDU_BDF and $VFIO_IVSHMEM_BDF.
+ */
+#include <errno.h>
+#include <stdint.h>
+#include <unistd.h>
+
+#include <sys/mman.h>
+
+#include <linux/pci_regs.h>
+#include <linux/sizes.h>
+#include <linux/vfio.h>
+
+#include <libvfio.h>
+
+#include "kselftest_harness.h"
+
+static const char *edu_bdf;
+static const char *ivshmem_bdf;
+
+static size_t page_size;
+
+/* Each DMA moves so much. It takes 200 ms, whatever the size. */
+#define DMA_SIZE	256
+
+/* Which part of the BAR is exported */
+#define EXPORT_OFFSET	(4 * page_size)
+#define EXPORT_SIZE	(4 * page_size)
+
+FIXTURE(dmabuf_import) {
+	struct iommu *iommu;
+	struct iova_allocator *iova_allocator;
+	struct vfio_pci_device *edu;
+	struct vfio_pci_device *ivshmem;
+	struct dma_region ram;
+	int bar;
+	void *mem;
+	iova_t iova;
+	int fd;
+};
+
+FIXTURE_VARIANT(dmabuf_import) {
+	const char *iommu_mode;
+};
+
+/* Only iommufd itself can map a DMABUF. */
+FIXTURE_VARIANT_ADD(dmabuf_import, iommufd) {
+	.iommu_mode = MODE_IOMMUFD,
+};
+
+static void ram_map(struct iommu *iommu, struct iova_allocator *allocator,
+		    struct dma_region *region, size_t size)
+{
+	region->vaddr = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	VFIO_ASSERT_NE(region->vaddr, MAP_FAILED);
+	region->iova = iova_allocator_alloc(allocator, size);
+	region->size = size;
+	iommu_map(iommu, region);
+}
+
+static void ram_unmap(struct iommu *iommu, struct dma_region *region)
+{
+	iommu_unmap(iommu, region);
+	munmap_assert(region->vaddr, region->size);
+}
+
+static struct vfio_pci_device *edu_start(struct iommu *iommu,
+					 struct iova_allocator *allocator)
+{
+	struct vfio_pci_device *edu = vfio_pci_device_init(edu_bdf, iommu);
+
+	ram_map(iommu, allocator, &edu->driver.region, page_size);
+	vfio_pci_driver_init(edu);
+
+	return edu;
+}
+
+static void edu_stop(struct vfio_pci_device *edu)
+{
+	struct iommu *iommu = edu->iommu;
+	struct dma_region region = edu->driver.region;
+
+	vfio_pci_driver_remove(edu);
+	iommu_unmap(iommu, &edu->driver.region);
+	munmap_assert(region.vaddr, region.size);
+	vfio_pci_device_cleanup(edu);
+}
+
+FIXTURE_SETUP(dmabuf_import)
+{
+	if (!edu_bdf || !ivshmem_bdf)
+		SKIP(return, "No edu and ivshmem devices");
+
+	self->iommu = iommu_init(variant->iommu_mode);
+	self->iova_allocator = NULL;
+	self->ivshmem = vfio_pci_device_init(ivshmem_bdf, self->iommu);
+	if (!vfio_pci_dmabuf_supported(self->ivshmem))
+		SKIP(return, "No DMABUF export");
+
+	self->iova_allocator = iova_allocator_init(self->iommu);
+	self->edu = edu_start(self->iommu, self->iova_allocator);
+	ram_map(self->iommu, self->iova_allocator, &self->ram, 2 * page_size);
+
+	self->bar = vfio_pci_memory_bar(self->ivshmem,
+					16 * page_size);
+	ASSERT_GE(self->bar, 0);
+	self->mem = self->ivshmem->bars[self->bar].vaddr + EXPORT_OFFSET;
+	self->fd = vfio_pci_dmabuf_export_range(self->ivshmem, self->bar,
+						EXPORT_OFFSET, EXPORT_SIZE);
+	self->iova = iova_allocator_alloc(self->iova_allocator, EXPORT_SIZE);
+}
+
+FIXTURE_TEARDOWN(dmabuf_import)
+{
+	edu_stop(self->edu);
+	ram_unmap(self->iommu, &self->ram);
+	close_assert(self->fd);
+	if (self->ivshmem)
+		vfio_pci_device_cleanup(self->ivshmem);
+	iova_allocator_cleanup(self->iova_allocator);
+	iommu_cleanup(self->iommu);
+}
+
+static bool filled_with(const void *mem, u8 byte)
+{
+	u8 expected[DMA_SIZE];
+
+	memset(expected, byte, sizeof(expected));
+	return !memcmp(mem, expected, sizeof(expected));
+}
+
+/* Copy RAM that holds @byte to @iova. Nobody reports if it gets there. */
+static void dma_fill(FIXTURE_DATA(dmabuf_import) *self, iova_t iova, u8 byte)
+{
+	memset(self->ram.vaddr, byte, DMA_SIZE);
+	VFIO_ASSERT_EQ(vfio_pci_driver_memcpy(self->edu, self->ram.iova, iova,
+					      DMA_SIZE), 0);
+}
+
+/* Copy from @iova to the second page of RAM. */
+static void dma_fetch(FIXTURE_DATA(dmabuf_import) *self, iova_t iova)
+{
+	VFIO_ASSERT_EQ(vfio_pci_driver_memcpy(self->edu, iova,
+					      self->ram.iova + page_size,
+					      DMA_SIZE), 0);
+}
+
+/* Does a DMA write to the buffer at self->iova arrive? */
+static bool dma_arrives(FIXTURE_DATA(dmabuf_import) *self, u64 offset)
+{
+	static u8 byte = 0x10;
+
+	byte++;
+	memset(self->mem + offset, 0xee, DMA_SIZE);
+	dma_fill(self, self->iova + offset, byte);
+
+	if (filled_with(self->mem + offset, byte))
+		return true;
+
+	/* All or nothing. */
+	VFIO_ASSERT_TRUE(filled_with(self->mem + offset, 0xee));
+	return false;
+}
+
+TEST_F(dmabuf_import, dma_writes)
+{
+	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+
+	ASSERT_TRUE(dma_arrives(self, 0));
+	ASSERT_TRUE(dma_arrives(self, EXPORT_SIZE - DMA_SIZE));
+
+	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
+	ASSERT_FALSE(dma_arrives(self, 0));
+}
+
+TEST_F(dmabuf_import, dma_reads)
+{
+	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+
+	memset(self->mem + page_size, 0x42, DMA_SIZE);
+	dma_fetch(self, self->iova + page_size);
+	ASSERT_TRUE(filled_with(self->ram.vaddr + page_size, 0x42));
+
+	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
+}
+
+/* A part of the buffer, and nothing of what is around it. */
+TEST_F(dmabuf_import, part_of_buffer)
+{
+	iova_t iova = self->iova + page_size;
+
+	iommu_map_file(self->iommu, self->fd, page_size, page_size, iova);
+
+	ASSERT_TRUE(dma_arrives(self, page_size));
+	ASSERT_FALSE(dma_arrives(self, 0));
+	ASSERT_FALSE(dma_arrives(self, 2 * page_size));
+
+	iommu_unmap_iova(self->iommu, iova, page_size);
+}
+
+TEST_F(dmabuf_import, beyond_buffer)
+{
+	struct iommu *iommu = self->iommu;
+
+	ASSERT_EQ(-EINVAL, __iommu_map_file(iommu, self->fd, 0,
+					    EXPORT_SIZE + page_size,
+					    self->iova));
+	ASSERT_EQ(-EINVAL, __iommu_map_file(iommu, self->fd, EXPORT_SIZE,
+					    page_size, self->iova));
+	ASSERT_EQ(-EOVERFLOW, __iommu_map_file(iommu, self->fd, -page_size,
+					       2 * page_size, self->iova));
+}
+
+/* iommufd takes a buffer of one range only, also if it is made of more. */
+TEST_F(dmabuf_import, two_ranges)
+{
+	struct vfio_region_dma_range ranges[] = {
+		{ 8 * page_size, page_size },
+		{ 4 * page_size, page_size },
+	};
+	int fd = vfio_pci_dmabuf_export(self->ivshmem, self->bar, ranges,
+					ARRAY_SIZE(ranges));
+
+	ASSERT_EQ(-EOPNOTSUPP, __iommu_map_file(self->iommu, fd, 0,
+						2 * page_size, self->iova));
+	close_assert(fd);
+}
+
+/* Ranges that follow each other are one. */
+TEST_F(dmabuf_import, two_contiguous_ranges)
+{
+	struct vfio_region_dma_range ranges[] = {
+		{ 4 * page_size, page_size },
+		{ 5 * page_size, 3 * page_size },
+	};
+	int fd = vfio_pci_dmabuf_export(self->ivshmem, self->bar, ranges,
+					ARRAY_SIZE(ranges));
+
+	iommu_map_file(self->iommu, fd, 0, EXPORT_SIZE, self->iova);
+	ASSERT_TRUE(dma_arrives(self, page_size - DMA_SIZE / 2));
+
+	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
+	close_assert(fd);
+}
+
+TEST_F(dmabuf_import, revoke)
+{
+	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+	ASSERT_TRUE(dma_arrives(self, 0));
+
+	ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->ivshmem, self->fd));
+	ASSERT_FALSE(dma_arrives(self, 0));
+	ASSERT_FALSE(dma_arrives(self, EXPORT_SIZE - DMA_SIZE));
+
+	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->ivshmem, self->fd));
+	ASSERT_EQ(0, __iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE));
+}
+
+/* What is read through a revoked buffer is anything but what is there. */
+TEST_F(dmabuf_import, revoke_ends_reads)
+{
+	void *fetched = self->ram.vaddr + page_size;
+
+	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+	memset(self->mem, 0x41, DMA_SIZE);
+	dma_fetch(self, self->iova);
+	ASSERT_TRUE(filled_with(fetched, 0x41));
+
+	vfio_pci_dmabuf_revoke(self->ivshmem, self->fd);
+
+	memset(self->mem, 0x42, DMA_SIZE);
+	dma_fetch(self, self->iova);
+	ASSERT_EQ(NULL, memchr(fetched, 0x42, DMA_SIZE));
+
+	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
+}
+
+TEST_F(dmabuf_import, ioas_is_usable_after_revoke)
+{
+	struct iommu *iommu = self->iommu;
+	int fd;
+
+	iommu_map_file(iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+	vfio_pci_dmabuf_revoke(self->ivshmem, self->fd);
+
+	/* The revoked buffer still has its place until it is unmapped. */
+	fd = vfio_pci_dmabuf_export_range(self->ivshmem, self->bar,
+					  EXPORT_OFFSET, EXPORT_SIZE);
+	ASSERT_EQ(-EEXIST, __iommu_map_file(iommu, fd, 0, EXPORT_SIZE,
+					    self->iova));
+	iommu_unmap_iova(iommu, self->iova, EXPORT_SIZE);
+	iommu_map_file(iommu, fd, 0, EXPORT_SIZE, self->iova);
+	ASSERT_TRUE(dma_arrives(self, 0));
+
+	iommu_unmap_iova(iommu, self->iova, EXPORT_SIZE);
+	close_assert(fd);
+}
+
+TEST_F(dmabuf_import, map_after_revoke)
+{
+	vfio_pci_dmabuf_revoke(self->ivshmem, self->fd);
+	ASSERT_EQ(-ENODEV, __iommu_map_file(self->iommu, self->fd, 0,
+					    EXPORT_SIZE, self->iova));
+}
+
+/* Two buffers over the same memory: the revoke of one leaves the other. */
+TEST_F(dmabuf_import, other_buffer_goes_on)
+{
+	struct iommu *iommu = self->iommu;
+	iova_t iova = iova_allocator_alloc(self->iova_allocator, EXPORT_SIZE);
+	int fd = vfio_pci_dmabuf_export_range(self->ivshmem, self->bar,
+					      EXPORT_OFFSET, EXPORT_SIZE);
+
+	iommu_map_file(iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+	iommu_map_file(iommu, fd, 0, EXPORT_SIZE, iova);
+
+	vfio_pci_dmabuf_revoke(self->ivshmem, fd);
+	ASSERT_TRUE(dma_arrives(self, 0));
+
+	memset(self->mem, 0xee, DMA_SIZE);
+	dma_fill(self, iova, 0x55);
+	ASSERT_TRUE(filled_with(self->mem, 0xee));
+
+	iommu_unmap_iova(iommu, self->iova, EXPORT_SIZE);
+	iommu_unmap_iova(iommu, iova, EXPORT_SIZE);
+	close_assert(fd);
+}
+
+/* The same buffer mapped twice: a revoke takes both. */
+TEST_F(dmabuf_import, mapped_twice)
+{
+	struct iommu *iommu = self->iommu;
+	iova_t iova = iova_allocator_alloc(self->iova_allocator, EXPORT_SIZE);
+
+	iommu_map_file(iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+	iommu_map_file(iommu, self->fd, 0, EXPORT_SIZE, iova);
+	dma_fill(self, iova, 0x55);
+	ASSERT_TRUE(filled_with(self->mem, 0x55));
+
+	vfio_pci_dmabuf_revoke(self->ivshmem, self->fd);
+	ASSERT_FALSE(dma_arrives(self, 0));
+	memset(self->mem, 0xee, DMA_SIZE);
+	dma_fill(self, iova, 0x56);
+	ASSERT_TRUE(filled_with(self->mem, 0xee));
+
+	iommu_unmap_iova(iommu, self->iova, EXPORT_SIZE);
+	iommu_unmap_iova(iommu, iova, EXPORT_SIZE);
+}
+
+/* A mapping by a CPU and one by an IOMMU go together. */
+TEST_F(dmabuf_import, mmap_and_import)
+{
+	void *vaddr = mmap_shared(self->fd, 0, EXPORT_SIZE);
+
+	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+	dma_fill(self, self->iova, 0x77);
+	ASSERT_TRUE(filled_with(vaddr, 0x77));
+
+	vfio_pci_dmabuf_revoke(self->ivshmem, self->fd);
+	ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, EXPORT_SIZE));
+	ASSERT_FALSE(dma_arrives(self, 0));
+
+	munmap_assert(vaddr, EXPORT_SIZE);
+	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
+}
+
+/* The import holds the buffer, not the fd. */
+TEST_F(dmabuf_import, fd_closed)
+{
+	int fd = vfio_pci_dmabuf_export_range(self->ivshmem, self->bar,
+					      EXPORT_OFFSET, EXPORT_SIZE);
+
+	iommu_map_file(self->iommu, fd, 0, EXPORT_SIZE, self->iova);
+	close_assert(fd);
+	ASSERT_TRUE(dma_arrives(self, 0));
+	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
+}
+
+/*
+ * Importers lose a buffer when its device loses memory access, and are not told
+ * when it comes back: they have to map it anew.
+ */
+static void lost_and_mapped_anew(struct __test_metadata *_metadata,
+				 FIXTURE_DATA(dmabuf_import) *self)
+{
+	ASSERT_FALSE(dma_arrives(self, 0));
+
+	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
+	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+	ASSERT_TRUE(dma_arrives(self, 0));
+	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
+}
+
+TEST_F(dmabuf_import, memory_disabled)
+{
+	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+	ASSERT_TRUE(dma_arrives(self, 0));
+
+	vfio_pci_cmd_clear(self->ivshmem, PCI_COMMAND_MEMORY);
+	ASSERT_EQ(-ENODEV, __iommu_map_file(self->iommu, self->fd, 0,
+					    page_size,
+					    self->iova + SZ_1M));
+	vfio_pci_cmd_set(self->ivshmem, PCI_COMMAND_MEMORY);
+
+	lost_and_mapped_anew(_metadata, self);
+}
+
+TEST_F(dmabuf_import, reset)
+{
+	if (!(self->ivshmem->info.flags & VFIO_DEVICE_FLAGS_RESET))
+		SKIP(return, "The device has no reset");
+
+	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+	ASSERT_TRUE(dma_arrives(self, 0));
+
+	vfio_pci_device_reset(self->ivshmem);
+	lost_and_mapped_anew(_metadata, self);
+}
+
+TEST_F(dmabuf_import, hot_reset)
+{
+	if (!vfio_pci_hot_reset_is_ours(self->ivshmem))
+		SKIP(return, "No hot reset of the device alone");
+
+	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+	ASSERT_EQ(0, __vfio_pci_hot_reset(self->ivshmem));
+	lost_and_mapped_anew(_metadata, self);
+}
+
+TEST_F(dmabuf_import, low_power)
+{
+	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+	ASSERT_EQ(0, __vfio_pci_low_power_entry(self->ivshmem));
+	ASSERT_EQ(0, __vfio_pci_low_power_exit(self->ivshmem));
+	lost_and_mapped_anew(_metadata, self);
+}
+
+/* What gives access back, but for low power, does not give it to importers. */
+TEST_F(dmabuf_import, low_power_stays)
+{
+	if (!vfio_pci_hot_reset_is_ours(self->ivshmem))
+		SKIP(return, "No hot reset of the device alone");
+
+	ASSERT_EQ(0, __vfio_pci_low_power_entry(self->ivshmem));
+	ASSERT_EQ(-ENODEV, __iommu_map_file(self->iommu, self->fd, 0,
+					    page_size, self->iova));
+	vfio_pci_cmd_set(self->ivshmem, PCI_COMMAND_MEMORY);
+	ASSERT_EQ(-ENODEV, __iommu_map_file(self->iommu, self->fd, 0,
+					    page_size, self->iova));
+	ASSERT_EQ(0, __vfio_pci_hot_reset(self->ivshmem));
+	ASSERT_EQ(-ENODEV, __iommu_map_file(self->iommu, self->fd, 0,
+					    page_size, self->iova));
+
+	ASSERT_EQ(0, __vfio_pci_low_power_exit(self->ivshmem));
+	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+	ASSERT_TRUE(dma_arrives(self, 0));
+}
+
+/* Revoked while the import has lost it already, and for good then. */
+TEST_F(dmabuf_import, revoke_while_memory_disabled)
+{
+	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+
+	vfio_pci_cmd_clear(self->ivshmem, PCI_COMMAND_MEMORY);
+	ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->ivshmem, self->fd));
+	vfio_pci_cmd_set(self->ivshmem, PCI_COMMAND_MEMORY);
+
+	ASSERT_FALSE(dma_arrives(self, 0));
+	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
+	ASSERT_EQ(-ENODEV, __iommu_map_file(self->iommu, self->fd, 0,
+					    EXPORT_SIZE, self->iova));
+}
+
+/* An import does not keep the exporting device open, and loses it. */
+TEST_F(dmabuf_import, device_closed)
+{
+	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+
+	vfio_pci_device_cleanup(self->ivshmem);
+	self->ivshmem = vfio_pci_device_init(ivshmem_bdf, self->iommu);
+	self->mem = self->ivshmem->bars[self->bar].vaddr + EXPORT_OFFSET;
+
+	ASSERT_FALSE(dma_arrives(self, 0));
+	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
+	ASSERT_EQ(-ENODEV, __iommu_map_file(self->iommu, self->fd, 0,
+					    EXPORT_SIZE, self->iova));
+}
+
+/* The DMABUFs that are under BAR mappings are for the CPU, as ever. */
+TEST_F(dmabuf_import, bar_mapping_is_not_importable)
+{
+	struct dma_region region = {
+		.vaddr = self->mem,
+		.size = EXPORT_SIZE,
+		.iova = self->iova,
+	};
+
+	ASSERT_EQ(-EFAULT, __iommu_map(self->iommu, &region));
+}
+
+/* VFIO's own IOMMU interface takes a BAR by its mapping, without a DMABUF. */
+FIXTURE(bar_dma) {
+	struct iommu *iommu;
+	struct iova_allocator *iova_allocator;
+	struct vfio_pci_device *edu;
+	struct vfio_pci_device *ivshmem;
+	struct dma_region ram;
+	struct dma_region bar;
+};
+
+FIXTURE_VARIANT(bar_dma) {
+	const char *iommu_mode;
+};
+
+FIXTURE_VARIANT_ADD(bar_dma, type1) {
+	.iommu_mode = MODE_VFIO_TYPE1_IOMMU,
+};
+
+FIXTURE_VARIANT_ADD(bar_dma, type1v2) {
+	.iommu_mode = MODE_VFIO_TYPE1V2_IOMMU,
+};
+
+FIXTURE_SETUP(bar_dma)
+{
+	int bar;
+
+	if (!edu_bdf || !ivshmem_bdf)
+		SKIP(return, "No edu and ivshmem devices");
+
+	self->iommu = iommu_init(variant->iommu_mode);
+	self->ivshmem = vfio_pci_device_init(ivshmem_bdf, self->iommu);
+	self->iova_allocator = iova_allocator_init(self->iommu);
+	self->edu = edu_start(self->iommu, self->iova_allocator);
+	ram_map(self->iommu, self->iova_allocator, &self->ram, page_size);
+
+	bar = vfio_pci_memory_bar(self->ivshmem, SZ_1M + SZ_4M);
+	ASSERT_GE(bar, 0);
+	self->bar.vaddr = self->ivshmem->bars[bar].vaddr + SZ_1M;
+	self->bar.size = SZ_4M;
+	self->bar.iova = iova_allocator_alloc(self->iova_allocator, SZ_4M);
+	iommu_map(self->iommu, &self->bar);
+}
+
+FIXTURE_TEARDOWN(bar_dma)
+{
+	iommu_unmap(self->iommu, &self->bar);
+	ram_unmap(self->iommu, &self->ram);
+	edu_stop(self->edu);
+	vfio_pci_device_cleanup(self->ivshmem);
+	iova_allocator_cleanup(self->iova_allocator);
+	iommu_cleanup(self->iommu);
+}
+
+TEST_F(bar_dma, dma_writes)
+{
+	u64 offset = self->bar.size - page_size;
+
+	memset(self->ram.vaddr, 0x66, DMA_SIZE);
+	memset(self->bar.vaddr + offset, 0xee, DMA_SIZE);
+	ASSERT_EQ(0, vfio_pci_driver_memcpy(self->edu, self->ram.iova,
+					    self->bar.iova + offset, DMA_SIZE));
+	ASSERT_TRUE(filled_with(self->bar.vaddr + offset, 0x66));
+}
+
+int main(int argc, char *argv[])
+{
+	page_size = getpagesize();
+	edu_bdf = vfio_selftests_get_named_bdf("VFIO_EDU_BDF");
+	ivshmem_bdf = vfio_selftests_get_named_bdf("VFIO_IVSHMEM_BDF");
+	return test_harness_run(argc, argv);
+}

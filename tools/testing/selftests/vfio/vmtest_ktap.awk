@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Read what the guest's programs printed, between the marks of vmtest_init.sh.
+# Print one KTAP line per program; write all of it, nested, to the file "ktap".
+# The file "skips" holds the allowed skips, "plan" is the number of programs.
+# "conditions" are those of " nodebug " and " nopat " that are true.
+# Exit with 0, 1 (something failed), 72 (output incomplete) or 77 (a hang).
+
+function say(line) {
+	print line
+	print line > ktap
+	fflush()
+}
+
+function complain(what) {
+	print "  # vmtest: " what > ktap
+	why = why (why ? "; " : "") what
+}
+
+# KUnit has no plan for the parameters of a test, their parent's result ends them
+function close_level(i, ended) {
+	if (i in want ? want[i] != seen[i] : seen[i] && !ended)
+		complain("planned " (i in want ? want[i] : "none") \
+			 ", reported " seen[i] + 0)
+	delete want[i]
+	delete seen[i]
+}
+
+# Closes what is nested deeper than "indent"; true if there was any
+function close_nested(indent,	i, any) {
+	for (i = 31; i > indent; i--)
+		if (i in want || i in seen) {
+			close_level(i, indent >= 0 && i > 0)
+			any = 1
+		}
+	return any
+}
+
+function may_skip(test, i) {
+	for (i = 0; i < nskips; i++)
+		if ((prog "." device " " test) ~ "^" skip[i] "$")
+			return 1
+	return 0
+}
+
+# A result with nested ones only repeats them, unless none of them failed
+function result(indent, line,	nested, good, was) {
+	was = failed_below
+	nested = close_nested(indent)
+	good = line !~ /^ *not /
+	if (seen[indent]++ + 1 != number(line))
+		complain("out of order: " line)
+	if (nested && (good || was)) {
+		if (indent == 0)
+			failed_below = 0
+		return
+	}
+	sub(/^ *(not )?ok [0-9]+( -)? */, "", line)
+	if (!good) {
+		fail++
+		failed_below = 1
+	} else if (line !~ /# *SKIP/) {
+		pass++
+	} else {
+		skipped(line)
+	}
+}
+
+function skipped(what) {
+	if (may_skip(what)) {
+		skips_seen++
+	} else {
+		fail++
+		complain("must not skip: " what)
+	}
+}
+
+function number(line) {
+	sub(/^ *(not )?ok /, "", line)
+	return line + 0
+}
+
+function finish(rc,	i) {
+	close_nested(-1)
+	if (rc == 137) {
+		hang = 1
+		complain("time is over")
+	} else if (rc == 4 && !pass && !fail && !skips_seen) {
+		skipped("the program")
+	} else if (rc != 0 && rc != 4 && !fail) {
+		complain("exit status " rc)
+	}
+	if (!pass && !fail && !skips_seen)
+		complain("no result")
+	if (why && !fail)
+		fail++
+	total_pass += pass
+	total_fail += fail
+	total_skip += skips_seen
+	say((fail ? "not ok " : "ok ") programs " " prog "." device " # " \
+	    pass + 0 " passed, " fail + 0 " failed, " \
+	    skips_seen + 0 " skipped" (why ? " (" why ")" : ""))
+}
+
+BEGIN {
+	while ((getline line < skips) > 0) {
+		split(line, word)
+		if (sub(/^skip-/, "", word[1]) &&
+		    !index(conditions, " " word[1] " "))
+			continue
+		if (sub(/^skip(-[a-z]+)?[ \t]+/, "", line))
+			skip[nskips++] = line
+	}
+	say("KTAP version 1")
+}
+
+/^#vmtest# plan / {
+	say("1.." $3)
+	plan = $3
+	next
+}
+
+/^#vmtest# begin / {
+	programs++
+	prog = $4
+	device = $5
+	pass = fail = skips_seen = failed_below = 0
+	why = ""
+	delete want
+	delete seen
+	running = 1
+	next
+}
+
+/^#vmtest# end / {
+	running = 0
+	finish($4)
+	next
+}
+
+/^#vmtest# done / {
+	done = programs == $3
+	next
+}
+
+!running || /^$/ {
+	next
+}
+
+{
+	print "  " $0 > ktap
+	match($0, /^ */)
+	indent = RLENGTH
+}
+
+/^ *1\.\.[0-9]+/ {
+	line = $0
+	sub(/^ *1\.\./, "", line)
+	want[indent] = line + 0
+	if (sub(/^0 *# *SKIP */, "all: ", line))
+		skipped(line)
+}
+
+/^ *(not )?ok [0-9]+/ {
+	result(indent, $0)
+}
+
+END {
+	if (running) {
+		complain("cut off")
+		finish(0)
+	}
+	say("# Totals: pass:" total_pass + 0 " fail:" total_fail + 0 \
+	    " xfail:0 xpass:0 skip:" total_skip + 0 " error:0")
+	if (!done || programs != plan)
+		exit 72
+	if (hang)
+		exit 77
+	exit total_fail ? 1 : 0
+}
