@@ -10,11 +10,8 @@ FULL ?= 0
 export VERSION ?=
 export SIGNOFF ?=
 export PREVIOUS ?=
-export PATCHES ?=
-export COVER ?=
-export CHANGELOG ?=
-export ALSO ?=
-export OUT ?=
+export TOPIC ?=
+export HELD ?=
 J ?= $(shell nproc)
 
 override BUILD := $(abspath $(BUILD))
@@ -30,7 +27,7 @@ export KDIR
 GUEST := $(VMTEST) -d $(KDIR) -j $(J) $(GUEST_OPTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps tree refresh refresh-check kernel demo test check versions series \
+.PHONY: help deps tree refresh refresh-check kernel demo test check series \
 	bench nvgrace guest shell clean
 
 help:
@@ -67,15 +64,8 @@ test: deps
 check: tree
 	@FULL=$(FULL) scripts/check
 
-versions: tree
-	@scripts/versions
-
-# What the arguments are is for send to say, before anything is made
-series:
-	@scripts/send --check "$$VERSION" "$$SIGNOFF" "$$PREVIOUS"
-	@scripts/deps git-email libmailtools-perl
-	@$(MAKE) --no-print-directory tree
-	@scripts/send "$$VERSION" "$$SIGNOFF" "$$PREVIOUS"
+series: tree
+	@scripts/send
 
 nvgrace: tree
 	@scripts/deps acpica-tools

@@ -54,12 +54,11 @@ topic_needs() {
 	done
 }
 
-# bare_worktree DIR COMMIT: a checkout of $linux without files. git am takes those
+# bare_clone DIR COMMIT: a clone of $linux at COMMIT without files. git am takes those
 # that it needs from the index.
-bare_worktree() {
-	rm -rf "$1"
-	lgit worktree prune
-	lgit worktree add -q --no-checkout --detach "$1" "$2"
+bare_clone() {
+	git clone -q -s -n -b series "$linux" "$1"
+	git -C "$1" reset -q --soft "$2"
 	git -C "$1" read-tree HEAD
 }
 
