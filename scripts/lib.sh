@@ -68,9 +68,9 @@ verdict() {
 	[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
 }
 
-# numbered [TOPIC]: the patches, in order
+# The patches, in order
 numbered() {
-	find "$patches" -path "$patches/[0-9]*-${1-*}/0*.patch" | LC_ALL=C sort
+	find "$patches" -path "$patches/[0-9]*/0*.patch" | LC_ALL=C sort
 }
 
 # A checkout of our own of what is in $linux, next to the one people work in
