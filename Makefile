@@ -61,7 +61,9 @@ demo: tree
 test: deps
 	@scripts/test
 
-check: tree
+# KSRC is another kernel here, not the base
+check: deps
+	@KSRC= scripts/series tree
 	@FULL=$(FULL) scripts/check
 
 series: tree
@@ -77,4 +79,4 @@ bench: tree
 
 clean:
 	rm -rf $(BUILD)/kernel $(BUILD)/kernel-debug $(BUILD)/demo $(BUILD)/bench \
-		$(BUILD)/check $(BUILD)/versions $(BUILD)/nvgrace
+		$(BUILD)/check $(BUILD)/nvgrace

@@ -47,6 +47,15 @@ debian_versions() {
 	apt-cache madison "$1" | cut -d'|' -f2 | tr -d ' ' | sort -uV
 }
 
+# "PACKAGE VERSION" of the newest kernel source
+newest_source() {
+	local package
+
+	package=$(apt-cache search --names-only '^linux-source-[0-9.]+$' |
+		cut -d' ' -f1 | sort -V | tail -n 1)
+	echo "$package $(debian_versions "$package" | tail -n 1)"
+}
+
 # debian_tarball PACKAGE VERSION FILE: the kernel source that is in the package
 debian_tarball() {
 	local package=$1 version=$2 file=$3 deb

@@ -29,7 +29,7 @@ compiler() {
 }
 
 kmake() {
-	local args=(-s -C "$tree" "O=$objs" "-j$jobs" W=1
+	local args=(-C "$tree" "O=$objs" "-j$jobs" W=1
 		"ARCH=${arch[$config]-x86_64}" "CC=$ccache $(compiler)")
 
 	[ -z "${cross[$config]-}" ] || args+=("CROSS_COMPILE=${cross[$config]}")

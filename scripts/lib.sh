@@ -61,6 +61,33 @@ gate() {
 	fi
 }
 
+# alive LOG COMMAND...: what it prints goes to LOG. A counter of the files built on a
+# terminal, else a line a minute, shows that it lives.
+alive() {
+	local log=$1 rc=0 ticker
+	shift
+
+	: > "$log"
+	tick "$log" &
+	ticker=$!
+	"$@" > "$log" 2>&1 || rc=$?
+	kill "$ticker" && wait "$ticker" 2> /dev/null || true
+	[ ! -t 1 ] || printf '\r\033[K'
+	return $rc
+}
+
+tick() {
+	local log=$1 start=$SECONDS period=60 head="   ..." tail="\n"
+
+	[ ! -t 1 ] || period=1 head="\r" tail="\033[K"
+	while sleep $period > /dev/null && kill -0 $$; do
+		# shellcheck disable=SC2059 # those two have escapes
+		printf "$head %d:%02d, %d files built, log: %s$tail" \
+			$(((SECONDS - start) / 60)) $(((SECONDS - start) % 60)) \
+			"$(grep -c '^  [A-Z]' "$log")" "$log"
+	done
+}
+
 # The last line of all, and the exit status
 verdict() {
 	say "$((SECONDS / 60)) min $((SECONDS % 60)) s"

@@ -76,6 +76,29 @@ am_topics() {
 	done
 }
 
+# make_harness DIR COMMIT: the guest harness of the tip, which asks for no option and runs
+# no test that COMMIT does not have
+make_harness() {
+	local dir=$1 file vfio=tools/testing/selftests/vfio
+
+	rm -rf "$dir"
+	mkdir -p "$dir"
+	cp "$linux/$vfio"/{vmtest*,settings,config*} "$dir"
+	lgit grep -hE '^(menu)?config ' "$2" -- '*Kconfig*' |
+		awk '{ print "CONFIG_" $2 }' | sort -u > "$dir/symbols"
+	for file in "$dir"/*config*; do
+		awk 'NR == FNR { known[$1]; next }
+		     match($0, /CONFIG_[A-Za-z0-9_]+/) &&
+			!(substr($0, RSTART, RLENGTH) in known) { next }
+		     { print }' "$dir/symbols" "$file" > "$dir/new"
+		mv "$dir/new" "$file"
+	done
+	lgit ls-tree --name-only "$2:$vfio" | awk '
+		NR == FNR { known[$1]; next }
+		$1 != "run" || ($2 ".c") in known' - "$dir/vmtest.tests" > "$dir/new"
+	mv "$dir/new" "$dir/vmtest.tests"
+}
+
 # import_kernel SOURCE DIR: a tarball, HEAD of a git tree or a folder becomes a
 # repository, branch "series" and tag "base"
 import_kernel() {
