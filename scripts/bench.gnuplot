@@ -9,39 +9,30 @@ EOD
 set style fill solid 0.8 border -1
 set grid ytics
 
-do for [suffix in "svg png"] {
-	if (suffix eq "svg") {
-		set terminal svg size 800,500 background "white"
-	} else {
-		set terminal pngcairo size 800,500
-	}
+set terminal svg size 800,500 background "white"
 
-	set output "ranges.".suffix
-	set title "4 KiB fault in a DMABUF of one-page ranges, mean over all of them"
-	set xlabel "ranges"
-	set ylabel "instructions, relative to one range"
-	set logscale x 2
-	set key top left
-	set xrange [1:16384]
-	set yrange [0.9:3.5]
-	set style data linespoints
-	plot "ranges.dat" using 1:($2 / single) title "series" lw 2 pt 7, \
-		1.10 title "target: 1.10" lc "gray" dt 2 lw 2 with lines, \
-		$posted using 1:2 title "posted v4" pt 5 ps 1.5 with points
+set output "ranges.svg"
+set title "4 KiB fault in a DMABUF of one-page ranges, mean over all of them"
+set xlabel "ranges"
+set ylabel "instructions, relative to one range"
+set logscale x 2
+set key top left
+set xrange [1:16384]
+set yrange [0.9:3.5]
+set style data linespoints
+plot "ranges.dat" using 1:($2 / single) title "series" lw 2 pt 7, \
+	1.10 title "target: 1.10" lc "gray" dt 2 lw 2 with lines, \
+	$posted using 1:2 title "posted v4" pt 5 ps 1.5 with points
 
-	set output "operations.".suffix
-	set title "Instructions of an operation"
-	unset logscale x
-	unset xlabel
-	set ylabel "instructions"
-	set xrange [*:*]
-	set yrange [0:*]
-	set style data histogram
-	set style histogram clustered gap 1
-	set xtics rotate by -25 noenhanced
-	plot "operations.dat" using 2:xtic(1) title "base", \
-		"" using 3 title "series"
-	unset xtics
-	set xtics
-	set output
-}
+set output "operations.svg"
+set title "Instructions of an operation"
+unset logscale x
+unset xlabel
+set ylabel "instructions"
+set xrange [*:*]
+set yrange [0:*]
+set style data histogram
+set style histogram clustered gap 1
+set xtics rotate by -25 noenhanced
+plot "operations.dat" using 2:xtic(1) title "base", \
+	"" using 3 title "series"
