@@ -80,7 +80,8 @@ tick() {
 	local log=$1 start=$SECONDS period=60 head="   ..." tail="\n"
 
 	[ ! -t 1 ] || period=1 head="\r" tail="\033[K"
-	while sleep $period > /dev/null && kill -0 $$; do
+	trap 'kill $!; exit' TERM
+	while sleep $period & wait $! && kill -0 $$; do
 		# shellcheck disable=SC2059 # those two have escapes
 		printf "$head %d:%02d, %d files built, log: %s$tail" \
 			$(((SECONDS - start) / 60)) $(((SECONDS - start) % 60)) \
