@@ -57,7 +57,7 @@ configure() {
 options_set() {
 	local line opt missing=0
 
-	configure || return
+	configure > /dev/null || return
 	while read -r line; do
 		opt=${line#\# }
 		case $line in
