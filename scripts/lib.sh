@@ -80,7 +80,7 @@ tick() {
 	local log=$1 start=$SECONDS period=60 head="   ..." tail="\n"
 
 	[ ! -t 1 ] || period=1 head="\r" tail="\033[K"
-	trap 'kill $!; exit' TERM
+	trap 'kill $!; exit' INT TERM
 	while sleep $period & wait $! && kill -0 $$; do
 		# shellcheck disable=SC2059 # those two have escapes
 		printf "$head %d:%02d, %d files built, log: %s$tail" \
