@@ -2,9 +2,9 @@
 /*
  * nvgrace-gpu without a Grace: the driver is bound to a device of QEMU that the
  * firmware gives memory. Its two regions of memory, 4 (usemem, cached) and 2
- * (resmem, write-combining), are mapped, lent, and taken away. The device has
- * no registers of the GPU: those that tell when memory is ready are plain memory,
- * and hold what the driver wants to read there.
+ * (resmem, write-combining), are mapped, exported, and revoked. The device has
+ * no registers of the GPU: those that indicate that memory is ready are plain
+ * memory, and hold what the driver wants to read there.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,9 +13,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <linux/iommufd.h>
 #include <linux/pci_regs.h>
 #include <linux/vfio.h>
@@ -151,7 +153,8 @@ static void test_mapping(unsigned int index)
 	CHECK("no private mapping", other == MAP_FAILED && errno == EINVAL);
 	other = mmap(NULL, MB, PROT_READ, MAP_SHARED, device,
 		     offset + (2UL << 30));
-	CHECK("no mapping beyond the memory", other == MAP_FAILED);
+	CHECK("no mapping beyond the memory",
+	      other == MAP_FAILED && errno == EINVAL);
 
 	set_command(0);
 	CHECK("SIGBUS without memory enabled", !access_ok(vaddr, 1));
@@ -163,10 +166,98 @@ static void test_mapping(unsigned int index)
 	munmap((char *)vaddr + 3 * MB, 5 * MB);
 }
 
+static unsigned long long now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000ULL + now.tv_nsec;
+}
+
+/* How often a child has touched the mapping, and its longest touch */
+struct touches {
+	volatile unsigned long long count, longest;
+};
+
+/* Until it is killed, or dies by SIGBUS */
+static void touch_forever(volatile unsigned int *vaddr, struct touches *touches)
+{
+	unsigned long long start, time;
+
+	signal(SIGBUS, SIG_DFL);
+	for (;;) {
+		start = now_ns();
+		*vaddr = touches->count;
+		time = now_ns() - start;
+		if (time > touches->longest)
+			touches->longest = time;
+		touches->count++;
+	}
+}
+
+/* False if no touch completes within 10 s */
+static int wait_touch(const struct touches *touches)
+{
+	unsigned long long count = touches->count;
+	int i;
+
+	for (i = 0; i < 1000 && touches->count <= count + 1; i++)
+		usleep(10000);
+	return i < 1000;
+}
+
+static void test_touch_in_reset(unsigned int index)
+{
+	volatile unsigned int *vaddr = map(device, region(index) + MB, MB);
+	unsigned long long start, time, shortest = -1ULL;
+	int i, ok, touched = 1, status = 0;
+	struct touches *touches;
+	pid_t pid;
+
+	touches = mmap(NULL, sizeof(*touches), PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	must("mmap", touches != MAP_FAILED);
+	pid = fork();
+	must("fork", pid >= 0);
+	if (!pid)
+		touch_forever(vaddr, touches);
+
+	ok = wait_touch(touches);
+	for (i = 0; i < 5 && ok; i++) {
+		start = now_ns();
+		ok = !ioctl(device, VFIO_DEVICE_RESET);
+		time = now_ns() - start;
+		if (time < shortest)
+			shortest = time;
+		touched = touched && wait_touch(touches);
+	}
+	kill(pid, SIGKILL);
+	must("waitpid", waitpid(pid, &status, 0) == pid);
+	printf("# shortest reset %llu us, longest touch %llu us\n",
+	       shortest / 1000, touches->longest / 1000);
+	CHECK("resets while a child touches the memory", ok);
+	CHECK("a touch during a reset is no SIGBUS",
+	      WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	CHECK("it waits", touches->longest > shortest / 2);
+	CHECK("and succeeds afterwards", touched);
+	munmap(touches, sizeof(*touches));
+	munmap((void *)vaddr, MB);
+}
+
+static int map_fails(int fd, size_t size, int flags, int error)
+{
+	void *vaddr = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
+
+	if (vaddr == MAP_FAILED)
+		return errno == error;
+	munmap(vaddr, size);
+	return 0;
+}
+
 /* Only of a region whose number a BAR of this device has, too */
 static void test_dmabuf(unsigned int index)
 {
-	unsigned int *lent, *vaddr = map(device, region(index) + 2 * MB, MB);
+	unsigned int *vaddr = map(device, region(index) + 2 * MB, MB);
 	int fd;
 
 	CHECK("no write-combining by flag",
@@ -174,56 +265,45 @@ static void test_dmabuf(unsigned int index)
 	      errno == EOPNOTSUPP);
 	fd = export(index, 2 * MB, 0);
 	must("export", fd >= 0);
-	lent = map(fd, 0, 2 * MB);
-	CHECK("the second range of a DMABUF is the same memory",
-	      access_ok(lent + MB / 4, 0xabcd) && *vaddr == 0xabcd);
-	set_command(0);
-	CHECK("SIGBUS without memory enabled", !access_ok(lent, 1));
-	set_command(PCI_COMMAND_MEMORY);
+	CHECK("no mapping of a DMABUF of the memory",
+	      map_fails(fd, 2 * MB, MAP_SHARED, EOPNOTSUPP));
+	CHECK("no private one", map_fails(fd, 2 * MB, MAP_PRIVATE, EINVAL));
+	CHECK("none beyond its end", map_fails(fd, 3 * MB, MAP_SHARED, EINVAL));
+	CHECK("the region can be mapped", access_ok(vaddr, 5));
 	CHECK("reset", !ioctl(device, VFIO_DEVICE_RESET));
-	CHECK("back after it", access_ok(lent, 5));
 	CHECK("revoke", !revoke_dmabuf(fd));
-	CHECK("SIGBUS for the client, not for the owner",
-	      !access_ok(lent, 6) && access_ok(vaddr, 7));
-	munmap(lent, 2 * MB);
+	CHECK("again", revoke_dmabuf(fd) && errno == EBADFD);
+	CHECK("not of the region", access_ok(vaddr, 7));
 	munmap(vaddr, MB);
 	close(fd);
 }
 
-/* Is whoever maps the memory told that a page of it has failed? */
-static int told_of_failure(unsigned long phys)
+/* Does a process that maps the memory get a signal when a page of it fails? */
+static int failure_is_signaled(unsigned long phys)
 {
 	bus_code = 0;
 	if (!sigsetjmp(env, 1)) {
 		must("hard_offline_page", fail_page(phys) > 0 ||
-		     errno == EBUSY);	/* when nobody maps it */
+		     errno == EBUSY);	/* without a mapping of it */
 		usleep(100000);
 	}
 	return bus_code == BUS_MCEERR_AR || bus_code == BUS_MCEERR_AO;
 }
 
-static void test_memory_failure(void)
+/* A region is registered for this once, for all of its mappings */
+static void test_memory_failure(unsigned int index, unsigned long phys)
 {
-	unsigned int *vaddr = map(device, region(USEMEM), 8 * MB);
-	unsigned int *lent;
-	int fd;
+	unsigned int *vaddr = map(device, region(index), 8 * MB);
+	unsigned int *second = map(device, region(index) + 16 * MB, MB);
 
-	CHECK("a mapping of the region is told", access_ok(vaddr, 1) &&
-	      told_of_failure(USEMEM_PHYS + 4 * MB));
+	CHECK("a failure in a mapping is signaled", access_ok(vaddr, 1) &&
+	      failure_is_signaled(phys + 4 * MB));
+	CHECK("and in a second one", access_ok(second, 1) &&
+	      failure_is_signaled(phys + 16 * MB + MB / 2));
+	CHECK("not between them", !failure_is_signaled(phys + 12 * MB));
 	munmap(vaddr, 8 * MB);
-	CHECK("without a mapping nobody is",
-	      !told_of_failure(USEMEM_PHYS + 5 * MB));
-
-	fd = export(RESMEM, 0, 0);
-	must("export", fd >= 0);
-	lent = map(fd, 0, 2 * MB);
-	CHECK("a mapping of a DMABUF is told", access_ok(lent, 1) &&
-	      told_of_failure(RESMEM_PHYS + MB / 2));
-	CHECK("not so of a page beside its ranges",
-	      !told_of_failure(RESMEM_PHYS + 2 * MB));
-	CHECK("and not when it is revoked", !revoke_dmabuf(fd) &&
-	      !told_of_failure(RESMEM_PHYS + 4 * MB));
-	close(fd);
+	CHECK("nor after munmap()", !failure_is_signaled(phys + 5 * MB));
+	munmap(second, MB);
 }
 
 static void open_device(const char *cdev)
@@ -236,9 +316,10 @@ static void open_device(const char *cdev)
 	must(cdev, device >= 0);
 	bind.iommufd = iommufd;
 	must("bind", !ioctl(device, VFIO_DEVICE_BIND_IOMMUFD, &bind));
+	set_command(PCI_COMMAND_MEMORY);
 }
 
-/* "prepare RESOURCE0": what the driver reads to see that memory is ready */
+/* "prepare RESOURCE0": what the driver reads to find that memory is ready */
 static void prepare(const char *path)
 {
 	int fd = open(path, O_RDWR);
@@ -261,14 +342,21 @@ int main(int argc, char **argv)
 	}
 	sigaction(SIGBUS, &action, NULL);
 	open_device(argv[1]);
-	set_command(PCI_COMMAND_MEMORY);
 	printf("# usemem\n");
 	test_mapping(USEMEM);
+	test_touch_in_reset(USEMEM);
 	printf("# resmem\n");
 	test_mapping(RESMEM);
+	test_touch_in_reset(RESMEM);
 	test_dmabuf(RESMEM);
 	printf("# memory failure\n");
-	test_memory_failure();
+	test_memory_failure(USEMEM, USEMEM_PHYS);
+	test_memory_failure(RESMEM, RESMEM_PHYS);
+	printf("# the same after the device was opened again\n");
+	close(device);
+	open_device(argv[1]);
+	test_memory_failure(USEMEM, USEMEM_PHYS);
+	test_memory_failure(RESMEM, RESMEM_PHYS);
 	printf("%s\n", failed ? "FAIL" : "PASS");
 	return !!failed;
 }
