@@ -49,8 +49,8 @@
  *
  * Read vfio-lend-owner.c for the VFIO side, vfio-lend-client.c for the other,
  * which has no need to include linux/vfio.h but to show what it cannot do.
- * vfio-lend-demo.c plays a scenario with both.  See also "Lending slices of a
- * BAR to other processes" in Documentation/driver-api/vfio.rst.
+ * vfio-lend-demo.c plays a scenario with both.  See also "Sharing slices of a
+ * BAR with other processes" in Documentation/driver-api/vfio.rst.
  *
  * To build it, with CONFIG_SAMPLES=y and CONFIG_SAMPLE_VFIO_LEND=y:
  *

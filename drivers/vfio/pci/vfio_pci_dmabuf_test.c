@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * An importer of DMABUFs that does what user space tells it, for the selftests.
+ * An importer of DMABUFs that is controlled by user space, for the selftests.
  *
- * Real importers let go of a buffer as soon as they are told to. What happens
- * while one does not, which is when an exporter has to wait, can only be tested
- * with one that waits for a command. It does no DMA and looks at no address.
+ * Real importers release a buffer as soon as its mappings are invalidated. How the
+ * exporter waits for one that does not can only be tested with an importer that
+ * waits for a command. It does no DMA and uses no address.
  */
 #include <linux/dma-buf.h>
 #include <linux/dma-fence.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
 /*
- * What tools/testing/selftests/vfio and the test importer agree on. Never to be
- * used by anything else, and free to change with both of them.
+ * The interface between tools/testing/selftests/vfio and the test importer. Not to
+ * be used by anything else: it may change with both of them.
  */
 #ifndef _VFIO_PCI_DMABUF_TEST_H
 #define _VFIO_PCI_DMABUF_TEST_H
@@ -11,11 +11,11 @@
 
 #define VFIO_PCI_DMABUF_TEST_NAME "vfio-pci-dmabuf-test"
 
-/* Attach as one that cannot be told to let go of the buffer */
+/* Attach without a callback for the invalidation of mappings */
 #define VFIO_PCI_DMABUF_TEST_NO_INVALIDATE	0x1
 /* Attach as one that cannot do peer-to-peer DMA */
 #define VFIO_PCI_DMABUF_TEST_NO_P2P		0x2
-/* Let go of the map when told to, as a real importer has to */
+/* Release the map when it is invalidated, as a real importer has to */
 #define VFIO_PCI_DMABUF_TEST_PROMPT		0x4
 #define VFIO_PCI_DMABUF_TEST_FLAGS		0x7
 
@@ -39,7 +39,7 @@ struct vfio_pci_dmabuf_test_attach {
 /* A fence, as of DMA that has been started, and its end */
 #define VFIO_PCI_DMABUF_TEST_FENCE	_IO(VFIO_PCI_DMABUF_TEST_TYPE, 3)
 #define VFIO_PCI_DMABUF_TEST_SIGNAL	_IO(VFIO_PCI_DMABUF_TEST_TYPE, 4)
-/* Returns how many times the importer was told to let go */
+/* Returns how many times the mappings were invalidated */
 #define VFIO_PCI_DMABUF_TEST_NR_INVALIDATED \
 					_IO(VFIO_PCI_DMABUF_TEST_TYPE, 5)
 

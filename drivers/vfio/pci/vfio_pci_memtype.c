@@ -1,78 +1,73 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The memory type of CPU mappings of a BAR.
+ * The memory type of CPU mappings, and write-combining.
  *
  * Where the architecture tracks memory types by physical page, as x86 with PAT
- * does, a page has to be reserved as write-combining, or vmf_insert_pfn() maps
- * it as what it is reserved for otherwise, whatever the page protection of the
- * VMA says. Elsewhere the page protection is all there is, and the helpers of
- * the architecture that are used here do nothing.
+ * does, a page has to be reserved as write-combining, or a fault maps it as what
+ * it is reserved for otherwise, whatever the page protection of the VMA says.
+ * Elsewhere the page protection is all there is, and the helpers of the
+ * architecture that are used here do nothing.
  */
 #include <linux/io.h>
 #include <linux/pci.h>
 #include <linux/pfn.h>
 #include <linux/pgtable.h>
+#include <linux/slab.h>
 #include <kunit/visibility.h>
 
 #include "vfio_pci_priv.h"
 
+/*
+ * The architecture allocates a record per range which is not accounted: limit
+ * of a device. The limit of a DMABUF is that of struct vfio_pci_wc.
+ */
+#define VFIO_PCI_MAX_WC_RANGES	4096
+
 /**
  * vfio_pci_memtype_pgprot() - page protection of a mapping of device memory
- * @wc: write-combining, or else uncached
- * @prot: what mmap() made of the access rights
+ * @type: the memory type
+ * @prot: the page protection for the access rights of the mapping
  *
  * Return: @prot with the memory type
  */
-pgprot_t vfio_pci_memtype_pgprot(bool wc, pgprot_t prot)
+pgprot_t vfio_pci_memtype_pgprot(enum vfio_pci_memtype type, pgprot_t prot)
 {
-	prot = wc ? pgprot_writecombine(prot) : pgprot_noncached(prot);
-	return pgprot_decrypted(prot);
+	switch (type) {
+	case VFIO_PCI_MEMTYPE_WB:
+		return prot;
+	case VFIO_PCI_MEMTYPE_WC:
+		return pgprot_decrypted(pgprot_writecombine(prot));
+	default:
+		return pgprot_decrypted(pgprot_noncached(prot));
+	}
 }
 EXPORT_SYMBOL_IF_KUNIT(vfio_pci_memtype_pgprot);
 
 /* Some architectures, and some machines, have no such type */
-static bool vfio_pci_memtype_has_wc(void)
+static bool vfio_pci_wc_supported(void)
 {
-	return arch_can_pci_mmap_wc() &&
-	       pgprot_val(vfio_pci_memtype_pgprot(true, PAGE_KERNEL)) !=
-	       pgprot_val(vfio_pci_memtype_pgprot(false, PAGE_KERNEL));
+	pgprot_t uc = vfio_pci_memtype_pgprot(VFIO_PCI_MEMTYPE_UC, PAGE_KERNEL);
+	pgprot_t wc = vfio_pci_memtype_pgprot(VFIO_PCI_MEMTYPE_WC, PAGE_KERNEL);
+
+	return arch_can_pci_mmap_wc() && pgprot_val(wc) != pgprot_val(uc);
 }
 
-/**
- * vfio_pci_memtype_is_wc() - would a mapping of a page be write-combining?
- * @phys: address in the page
- * @wc: the mapping asks for write-combining, or else for uncached
- *
- * Return: true if it would, be it asked for or not
- */
-bool vfio_pci_memtype_is_wc(phys_addr_t phys, bool wc)
+/* Would a mapping of the page that asks for @type be write-combining? */
+static bool vfio_pci_page_is_wc(phys_addr_t phys, enum vfio_pci_memtype type)
 {
-	pgprot_t prot = vfio_pci_memtype_pgprot(wc, PAGE_KERNEL);
+	pgprot_t wc = vfio_pci_memtype_pgprot(VFIO_PCI_MEMTYPE_WC, PAGE_KERNEL);
+	pgprot_t prot = vfio_pci_memtype_pgprot(type, PAGE_KERNEL);
 
 	pfnmap_setup_cachemode_pfn(PHYS_PFN(phys), &prot);
-	return vfio_pci_memtype_has_wc() &&
-	       pgprot_val(prot) ==
-	       pgprot_val(vfio_pci_memtype_pgprot(true, PAGE_KERNEL));
-}
-
-/**
- * vfio_pci_memtype_of_page() - does the type belong to the page?
- * @ranges: pages that are reserved as write-combining
- *
- * Return: false where each mapping has the type that was asked for
- */
-bool vfio_pci_memtype_of_page(const struct vfio_pci_ranges *ranges)
-{
-	return vfio_pci_memtype_is_wc(ranges->vec[0].paddr, false);
+	return pgprot_val(prot) == pgprot_val(wc);
 }
 
 /*
  * The PCI core maps the MSI-X table when interrupts are enabled, and relies on
  * the order of its writes.
  */
-static bool vfio_pci_memtype_in_msix_table(struct vfio_pci_core_device *vdev,
-					   unsigned int bar,
-					   const struct phys_vec *vec)
+static bool vfio_pci_in_msix_table(struct vfio_pci_core_device *vdev,
+				   unsigned int bar, const struct phys_vec *vec)
 {
 	phys_addr_t table, end;
 
@@ -86,59 +81,73 @@ static bool vfio_pci_memtype_in_msix_table(struct vfio_pci_core_device *vdev,
 }
 
 /**
- * vfio_pci_memtype_can_wc() - may these parts of a BAR be write-combining?
+ * vfio_pci_wc_possible() - may these parts of a BAR be write-combining?
  * @vdev: the device
  * @bar: index of the BAR
  * @ranges: physical ranges in the BAR
  *
- * As for the resourceN_wc files in sysfs, only a BAR that says of itself that
- * merging writes does no harm can be.
+ * As for the resourceN_wc files in sysfs, the BAR must be prefetchable, which
+ * means that merging writes does no harm.
  *
  * Return: false if never
  */
-bool vfio_pci_memtype_can_wc(struct vfio_pci_core_device *vdev,
-			     unsigned int bar,
-			     const struct vfio_pci_ranges *ranges)
+bool vfio_pci_wc_possible(struct vfio_pci_core_device *vdev, unsigned int bar,
+			  const struct vfio_pci_ranges *ranges)
 {
 	u32 i;
 
-	if (!vfio_pci_memtype_has_wc() ||
+	if (!vfio_pci_wc_supported() ||
 	    !(pci_resource_flags(vdev->pdev, bar) & IORESOURCE_PREFETCH))
 		return false;
 
 	for (i = 0; i < ranges->nr; i++) {
-		if (vfio_pci_memtype_in_msix_table(vdev, bar, &ranges->vec[i]))
+		if (vfio_pci_in_msix_table(vdev, bar, &ranges->vec[i]))
 			return false;
 	}
 	return true;
 }
-EXPORT_SYMBOL_IF_KUNIT(vfio_pci_memtype_can_wc);
-
-static void vfio_pci_memtype_free(const struct vfio_pci_ranges *ranges, u32 nr)
-{
-	while (nr--)
-		arch_io_free_memtype_wc(ranges->vec[nr].paddr,
-					ranges->vec[nr].len);
-}
+EXPORT_SYMBOL_IF_KUNIT(vfio_pci_wc_possible);
 
 /**
- * vfio_pci_memtype_reserve_wc() - make pages write-combining
- * @ranges: the pages, all in one BAR whose resource is claimed
+ * vfio_pci_wc_alloc() - prepare a reservation of pages
+ * @ranges: the pages, which are copied
  *
- * Ranges that overlap, here or in several calls, stay write-combining until all
- * of them are freed. Mappings that exist are not changed, nor are those made at
- * the same time: keep others from mapping.
- *
- * Return: 0, -EBUSY when somebody uses a page with another type, or -ENOMEM
+ * Return: the reservation, to be freed by kfree() as long as
+ * vfio_pci_wc_reserve() has not succeeded, or NULL
  */
-int vfio_pci_memtype_reserve_wc(const struct vfio_pci_ranges *ranges)
+struct vfio_pci_wc *vfio_pci_wc_alloc(const struct vfio_pci_ranges *ranges)
 {
-	const struct phys_vec *vec = ranges->vec;
+	struct vfio_pci_wc *wc;
+
+	wc = kzalloc_flex(*wc, vec, ranges->nr, GFP_KERNEL_ACCOUNT);
+	if (!wc)
+		return NULL;
+
+	memcpy(wc->vec, ranges->vec, array_size(ranges->nr, sizeof(*wc->vec)));
+	wc->ranges.vec = wc->vec;
+	wc->ranges.nr = ranges->nr;
+	wc->of_page = true;
+	return wc;
+}
+
+static void vfio_pci_wc_free_memtype(const struct vfio_pci_wc *wc, u32 nr)
+{
+	while (nr--)
+		arch_io_free_memtype_wc(wc->vec[nr].paddr, wc->vec[nr].len);
+}
+
+/*
+ * Ranges that overlap, here or in other reservations, stay write-combining
+ * until all of them are freed.
+ */
+static int vfio_pci_wc_reserve_memtype(const struct vfio_pci_wc *wc)
+{
 	int ret;
 	u32 i;
 
-	for (i = 0; i < ranges->nr; i++) {
-		ret = arch_io_reserve_memtype_wc(vec[i].paddr, vec[i].len);
+	for (i = 0; i < wc->ranges.nr; i++) {
+		ret = arch_io_reserve_memtype_wc(wc->vec[i].paddr,
+						 wc->vec[i].len);
 		if (ret)
 			goto err_free;
 
@@ -146,7 +155,8 @@ int vfio_pci_memtype_reserve_wc(const struct vfio_pci_ranges *ranges)
 		 * Where the range, or a part of it, is reserved as uncached,
 		 * that is what all of it is now.
 		 */
-		if (!vfio_pci_memtype_is_wc(vec[i].paddr, true)) {
+		if (!vfio_pci_page_is_wc(wc->vec[i].paddr,
+					 VFIO_PCI_MEMTYPE_WC)) {
 			ret = -EBUSY;
 			i++;
 			goto err_free;
@@ -155,15 +165,131 @@ int vfio_pci_memtype_reserve_wc(const struct vfio_pci_ranges *ranges)
 	return 0;
 
 err_free:
-	vfio_pci_memtype_free(ranges, i);
+	vfio_pci_wc_free_memtype(wc, i);
 	return ret;
 }
 
-/**
- * vfio_pci_memtype_free_wc() - undo vfio_pci_memtype_reserve_wc()
- * @ranges: as reserved
- */
-void vfio_pci_memtype_free_wc(const struct vfio_pci_ranges *ranges)
+/* If the kernel's own mapping of the BAR is in the way, drop it */
+static int vfio_pci_wc_reserve_in_bar(struct vfio_pci_core_device *vdev,
+				      unsigned int bar, struct vfio_pci_wc *wc)
 {
-	vfio_pci_memtype_free(ranges, ranges->nr);
+	int ret;
+
+	lockdep_assert_held_write(&vdev->memory_lock);
+
+	ret = vfio_pci_wc_reserve_memtype(wc);
+	if (ret != -EBUSY)
+		return ret;
+
+	ret = vfio_pci_drop_iomap(vdev, bar);
+	return ret ?: vfio_pci_wc_reserve_memtype(wc);
+}
+
+/**
+ * vfio_pci_wc_reserve() - make pages write-combining
+ * @vdev: the device, memory_lock held for writing
+ * @bar: index of the BAR, whose resource is claimed
+ * @wc: the pages, all in that BAR
+ *
+ * Faults go on. From the start of this function they map no large pages that
+ * contain a page of @wc, and from its end small ones with the new type. If
+ * @wc->of_page is set on success, the caller has to unmap what was mapped
+ * before.
+ *
+ * Return: 0; -ENOSPC if the device has too many ranges; -EBUSY if a page is in
+ * use with another type; -EOPNOTSUPP if a driver in the kernel uses the BAR; or
+ * -ENOMEM
+ */
+int vfio_pci_wc_reserve(struct vfio_pci_core_device *vdev, unsigned int bar,
+			struct vfio_pci_wc *wc)
+{
+	struct vfio_pci_dma_bufs *bufs = vdev->dma_bufs;
+	bool of_page;
+	int ret;
+
+	lockdep_assert_held_write(&vdev->memory_lock);
+
+	if (wc->ranges.nr > VFIO_PCI_MAX_WC_RANGES - bufs->nr_wc_ranges)
+		return -ENOSPC;
+
+	bufs->nr_wc_ranges += wc->ranges.nr;
+	spin_lock(&bufs->lock);
+	list_add(&wc->elm, &bufs->wc);
+	spin_unlock(&bufs->lock);
+
+	ret = vfio_pci_wc_reserve_in_bar(vdev, bar, wc);
+	if (ret) {
+		spin_lock(&bufs->lock);
+		list_del(&wc->elm);
+		spin_unlock(&bufs->lock);
+		bufs->nr_wc_ranges -= wc->ranges.nr;
+		return ret;
+	}
+
+	of_page = vfio_pci_page_is_wc(wc->vec[0].paddr, VFIO_PCI_MEMTYPE_UC);
+	spin_lock(&bufs->lock);
+	wc->of_page = of_page;
+	spin_unlock(&bufs->lock);
+	return 0;
+}
+
+/**
+ * vfio_pci_wc_unreserve() - let faults map pages with their former type
+ * @wc: as reserved by vfio_pci_wc_reserve()
+ *
+ * If @wc->of_page is set, the caller has to unmap what is mapped now, before
+ * vfio_pci_wc_free().
+ */
+void vfio_pci_wc_unreserve(struct vfio_pci_wc *wc)
+{
+	vfio_pci_wc_free_memtype(wc, wc->ranges.nr);
+}
+
+/**
+ * vfio_pci_wc_free() - allow large pages again, and free the reservation
+ * @vdev: the device, memory_lock held for writing
+ * @wc: after vfio_pci_wc_unreserve()
+ */
+void vfio_pci_wc_free(struct vfio_pci_core_device *vdev, struct vfio_pci_wc *wc)
+{
+	struct vfio_pci_dma_bufs *bufs = vdev->dma_bufs;
+
+	lockdep_assert_held_write(&vdev->memory_lock);
+
+	spin_lock(&bufs->lock);
+	list_del(&wc->elm);
+	spin_unlock(&bufs->lock);
+	bufs->nr_wc_ranges -= wc->ranges.nr;
+	kfree(wc);
+}
+
+/**
+ * vfio_pci_wc_overlaps() - may a part of a large page be write-combining?
+ * @bufs: the DMABUFs of the device
+ * @pfn: first PFN of the large page
+ * @order: its order
+ *
+ * An entry of the page table has one memory type, that of its first page. Where
+ * this may differ within a large page, small ones are needed.
+ *
+ * Context: The lock of a DMABUF is held, takes bufs->lock.
+ * Return: true if so
+ */
+bool vfio_pci_wc_overlaps(struct vfio_pci_dma_bufs *bufs, unsigned long pfn,
+			  unsigned int order)
+{
+	phys_addr_t start = PFN_PHYS(pfn), size = PAGE_SIZE << order;
+	struct vfio_pci_wc *wc;
+	u32 i;
+
+	guard(spinlock)(&bufs->lock);
+
+	list_for_each_entry(wc, &bufs->wc, elm) {
+		for (i = 0; wc->of_page && i < wc->ranges.nr; i++) {
+			if (wc->vec[i].paddr < start + size &&
+			    wc->vec[i].paddr + wc->vec[i].len > start)
+				return true;
+		}
+	}
+	return false;
 }

@@ -24,16 +24,23 @@ struct memtype_test {
 	struct vfio_pci_ranges ranges;
 };
 
-/* What the protection is made of is the architecture's, but not the choice. */
+static u64 memtype_prot(enum vfio_pci_memtype type)
+{
+	return pgprot_val(vfio_pci_memtype_pgprot(type, PAGE_SHARED));
+}
+
+/* How the protection looks is up to the architecture, but not the choice. */
 static void memtype_pgprot(struct kunit *test)
 {
 	pgprot_t wc = pgprot_decrypted(pgprot_writecombine(PAGE_SHARED));
 	pgprot_t uc = pgprot_decrypted(pgprot_noncached(PAGE_SHARED));
 
 	KUNIT_EXPECT_EQ(test, pgprot_val(wc),
-			pgprot_val(vfio_pci_memtype_pgprot(true, PAGE_SHARED)));
+			memtype_prot(VFIO_PCI_MEMTYPE_WC));
 	KUNIT_EXPECT_EQ(test, pgprot_val(uc),
-			pgprot_val(vfio_pci_memtype_pgprot(false, PAGE_SHARED)));
+			memtype_prot(VFIO_PCI_MEMTYPE_UC));
+	KUNIT_EXPECT_EQ(test, pgprot_val(PAGE_SHARED),
+			memtype_prot(VFIO_PCI_MEMTYPE_WB));
 }
 
 static bool can_wc(struct memtype_test *t, unsigned int page,
@@ -45,7 +52,7 @@ static bool can_wc(struct memtype_test *t, unsigned int page,
 	t->vec[1].paddr = BAR_START + page * PAGE_SIZE;
 	t->vec[1].len = nr_pages * PAGE_SIZE;
 	t->ranges.nr = 2;
-	return vfio_pci_memtype_can_wc(t->vdev, BAR, &t->ranges);
+	return vfio_pci_wc_possible(t->vdev, BAR, &t->ranges);
 }
 
 static void memtype_msix_table(struct kunit *test)
@@ -75,16 +82,16 @@ static void memtype_prefetchable(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, can_wc(t, 0, 1));
 }
 
-static int near(u64 start, u64 len, struct memtype_test *t)
+static int overlap(u64 start, u64 len, struct memtype_test *t)
 {
 	struct phys_vec vec = { .paddr = start, .len = len };
 	struct vfio_pci_ranges ranges = { .nr = 1, .vec = &vec };
-	bool ret = vfio_pci_ranges_near(&t->ranges, &ranges);
+	bool ret = vfio_pci_ranges_may_overlap(&t->ranges, &ranges);
 
-	return ret == vfio_pci_ranges_near(&ranges, &t->ranges) ? ret : -1;
+	return ret == vfio_pci_ranges_may_overlap(&ranges, &t->ranges) ? ret : -1;
 }
 
-static void memtype_near(struct kunit *test)
+static void memtype_overlap(struct kunit *test)
 {
 	struct memtype_test *t = test->priv;
 
@@ -92,15 +99,15 @@ static void memtype_near(struct kunit *test)
 	t->vec[0] = (struct phys_vec){ .paddr = SZ_1M, .len = 3 * SZ_1M };
 	t->vec[1] = (struct phys_vec){ .paddr = SZ_8M, .len = SZ_1M };
 	t->ranges.nr = 2;
-	KUNIT_EXPECT_EQ(test, 0, near(0, SZ_1M, t));
-	KUNIT_EXPECT_EQ(test, 1, near(0, SZ_1M + PAGE_SIZE, t));
-	KUNIT_EXPECT_EQ(test, 1, near(SZ_2M, PAGE_SIZE, t));
-	KUNIT_EXPECT_EQ(test, 1, near(SZ_8M + SZ_1M - PAGE_SIZE, SZ_1G, t));
-	KUNIT_EXPECT_EQ(test, 0, near(SZ_8M + SZ_1M, SZ_1G, t));
+	KUNIT_EXPECT_EQ(test, 0, overlap(0, SZ_1M, t));
+	KUNIT_EXPECT_EQ(test, 1, overlap(0, SZ_1M + PAGE_SIZE, t));
+	KUNIT_EXPECT_EQ(test, 1, overlap(SZ_2M, PAGE_SIZE, t));
+	KUNIT_EXPECT_EQ(test, 1, overlap(SZ_8M + SZ_1M - PAGE_SIZE, SZ_1G, t));
+	KUNIT_EXPECT_EQ(test, 0, overlap(SZ_8M + SZ_1M, SZ_1G, t));
 	swap(t->vec[0], t->vec[1]);
-	KUNIT_EXPECT_EQ(test, 1, near(SZ_2M, PAGE_SIZE, t));
-	KUNIT_EXPECT_EQ(test, 0, near(SZ_8M + SZ_1M, SZ_1G, t));
-	KUNIT_EXPECT_EQ(test, 0, near(0, SZ_1M, t));
+	KUNIT_EXPECT_EQ(test, 1, overlap(SZ_2M, PAGE_SIZE, t));
+	KUNIT_EXPECT_EQ(test, 0, overlap(SZ_8M + SZ_1M, SZ_1G, t));
+	KUNIT_EXPECT_EQ(test, 0, overlap(0, SZ_1M, t));
 }
 
 static int memtype_init(struct kunit *test)
@@ -142,7 +149,7 @@ static int memtype_init_wc(struct kunit *test)
 
 static struct kunit_case memtype_cases[] = {
 	KUNIT_CASE(memtype_pgprot),
-	KUNIT_CASE(memtype_near),
+	KUNIT_CASE(memtype_overlap),
 	{}
 };
 

@@ -42,14 +42,9 @@ void vfio_pci_ranges_finish(struct vfio_pci_ranges *ranges)
 }
 EXPORT_SYMBOL_IF_KUNIT(vfio_pci_ranges_finish);
 
-/**
- * vfio_pci_ranges_span() - what is the least that holds all ranges?
- * @ranges: the ranges
- * @first: lowest address
- * @last: highest address
- */
-void vfio_pci_ranges_span(const struct vfio_pci_ranges *ranges,
-			  phys_addr_t *first, phys_addr_t *last)
+/* The lowest and the highest address of all ranges */
+static void vfio_pci_ranges_span(const struct vfio_pci_ranges *ranges,
+				 phys_addr_t *first, phys_addr_t *last)
 {
 	u32 i;
 
@@ -64,7 +59,7 @@ void vfio_pci_ranges_span(const struct vfio_pci_ranges *ranges,
 }
 
 /**
- * vfio_pci_ranges_near() - may two lists of ranges have pages in common?
+ * vfio_pci_ranges_may_overlap() - may two lists of ranges have pages in common?
  * @a: one list
  * @b: the other
  *
@@ -72,8 +67,8 @@ void vfio_pci_ranges_span(const struct vfio_pci_ranges *ranges,
  *
  * Return: false if they have none for certain
  */
-bool vfio_pci_ranges_near(const struct vfio_pci_ranges *a,
-			  const struct vfio_pci_ranges *b)
+bool vfio_pci_ranges_may_overlap(const struct vfio_pci_ranges *a,
+				 const struct vfio_pci_ranges *b)
 {
 	phys_addr_t first_a, last_a, first_b, last_b;
 
@@ -81,7 +76,7 @@ bool vfio_pci_ranges_near(const struct vfio_pci_ranges *a,
 	vfio_pci_ranges_span(b, &first_b, &last_b);
 	return first_a <= last_b && first_b <= last_a;
 }
-EXPORT_SYMBOL_IF_KUNIT(vfio_pci_ranges_near);
+EXPORT_SYMBOL_IF_KUNIT(vfio_pci_ranges_may_overlap);
 
 /* The first range that ends behind @pgoff, nr if there is none */
 static u32 vfio_pci_ranges_search(const struct vfio_pci_ranges *ranges,
@@ -104,22 +99,23 @@ static u32 vfio_pci_ranges_search(const struct vfio_pci_ranges *ranges,
  * vfio_pci_ranges_find_pfn() - find what to map at a faulting address
  * @ranges: the ranges that are mapped
  * @vma: the mapping. Only vm_start, vm_end and vm_pgoff are used.
- * @first_pgoff: the vm_pgoff at which @ranges start
+ * @pgoff_base: the vm_pgoff at which @ranges start
  * @address: the address to map, inside @vma
  * @order: the size asked for, as a power of two of pages
- * @found: on success the naturally aligned page of @order that covers @address
+ * @pfn: on success the first PFN of the naturally aligned page of @order that
+ *	covers @address
  *
  * Such a page has to lie inside the VMA and inside one range, and the physical
  * address has to be aligned as well. vm_pgoff is user input: it may have any
- * value, and differs from @first_pgoff in the parts of a VMA that was split.
+ * value, and differs from @pgoff_base in the parts of a VMA that was split.
  *
  * Return: 0, -ERANGE if there is no such page of @order but a smaller one may
  * do, -EFAULT if nothing is behind @address.
  */
 int vfio_pci_ranges_find_pfn(const struct vfio_pci_ranges *ranges,
 			     const struct vm_area_struct *vma,
-			     unsigned long first_pgoff, unsigned long address,
-			     unsigned int order, struct vfio_pci_pfn *found)
+			     unsigned long pgoff_base, unsigned long address,
+			     unsigned int order, unsigned long *pfn)
 {
 	unsigned long size = PAGE_SIZE << order;
 	unsigned long addr = ALIGN_DOWN(address, size);
@@ -131,7 +127,7 @@ int vfio_pci_ranges_find_pfn(const struct vfio_pci_ranges *ranges,
 
 	pgoff = (addr - vma->vm_start) >> PAGE_SHIFT;
 	if (check_add_overflow(pgoff, vma->vm_pgoff, &pgoff) ||
-	    check_sub_overflow(pgoff, first_pgoff, &pgoff))
+	    check_sub_overflow(pgoff, pgoff_base, &pgoff))
 		return -EFAULT;
 
 	if (ranges->nr == 1) {
@@ -150,43 +146,7 @@ int vfio_pci_ranges_find_pfn(const struct vfio_pci_ranges *ranges,
 	if (end - pgoff < 1UL << order)
 		return -ERANGE;
 
-	found->before = pgoff - start;
-	found->after = end - pgoff - 1;
-	found->pfn = PHYS_PFN(ranges->vec[i].paddr) + found->before;
-	return IS_ALIGNED(found->pfn, 1UL << order) ? 0 : -ERANGE;
+	*pfn = PHYS_PFN(ranges->vec[i].paddr) + pgoff - start;
+	return IS_ALIGNED(*pfn, 1UL << order) ? 0 : -ERANGE;
 }
 EXPORT_SYMBOL_IF_KUNIT(vfio_pci_ranges_find_pfn);
-
-/**
- * vfio_pci_ranges_find_pgoff() - find where a PFN is mapped
- * @ranges: the ranges that are mapped
- * @vma: a mapping of them
- * @first_pgoff: the vm_pgoff at which @ranges start
- * @pfn: what to look for
- * @pgoff: on success where it is, as counted by vm_pgoff. Where ranges overlap
- *	it may be in more than one place; then this is the first.
- *
- * Return: 0, or -EFAULT if the PFN is not in that mapping
- */
-int vfio_pci_ranges_find_pgoff(const struct vfio_pci_ranges *ranges,
-			       const struct vm_area_struct *vma,
-			       unsigned long first_pgoff, unsigned long pfn,
-			       unsigned long *pgoff)
-{
-	unsigned long start = first_pgoff;
-	u32 i;
-
-	for (i = 0; i < ranges->nr; i++) {
-		unsigned long pages = ranges->vec[i].len >> PAGE_SHIFT;
-		unsigned long offset = pfn - PHYS_PFN(ranges->vec[i].paddr);
-
-		if (offset < pages && start + offset >= vma->vm_pgoff &&
-		    start + offset - vma->vm_pgoff < vma_pages(vma)) {
-			*pgoff = start + offset;
-			return 0;
-		}
-		start += pages;
-	}
-	return -EFAULT;
-}
-EXPORT_SYMBOL_IF_KUNIT(vfio_pci_ranges_find_pgoff);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Whatever takes memory access away from a device takes it from everybody who
- * has a BAR or a DMABUF of it mapped, at once, and when it comes back the same
- * mappings work again.
+ * An operation that ends memory access of a device ends it at once for every mapping
+ * of a BAR or DMABUF of it, and when access is back the same mappings work again.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,24 +19,23 @@
 #include <linux/sizes.h>
 #include <linux/vfio.h>
 
-#include <libvfio.h>
+#include <libvfio/dmabuf_test.h>
 
 #include "kselftest_harness.h"
-
-static const char *device_bdf;
-
-static size_t page_size;
-
-/* Ways to take access away for a while ... */
-struct access_switch {
-	bool (*supported)(struct vfio_pci_device *device);
-	void (*off)(struct vfio_pci_device *device);
-	void (*on)(struct vfio_pci_device *device);
-};
 
 static bool always_supported(struct vfio_pci_device *device)
 {
 	return true;
+}
+
+static bool has_pm(struct vfio_pci_device *device)
+{
+	return vfio_pci_find_capability(device, PCI_CAP_ID_PM);
+}
+
+static bool has_reset(struct vfio_pci_device *device)
+{
+	return device->info.flags & VFIO_DEVICE_FLAGS_RESET;
 }
 
 static void memory_off(struct vfio_pci_device *device)
@@ -49,17 +48,6 @@ static void memory_on(struct vfio_pci_device *device)
 	vfio_pci_cmd_set(device, PCI_COMMAND_MEMORY);
 }
 
-static const struct access_switch memory_switch = {
-	.supported = always_supported,
-	.off = memory_off,
-	.on = memory_on,
-};
-
-static bool has_pm(struct vfio_pci_device *device)
-{
-	return vfio_pci_find_capability(device, PCI_CAP_ID_PM);
-}
-
 static void enter_d3hot(struct vfio_pci_device *device)
 {
 	vfio_pci_set_power_state(device, PCI_PM_CTRL_STATE_MASK);
@@ -69,12 +57,6 @@ static void enter_d0(struct vfio_pci_device *device)
 {
 	vfio_pci_set_power_state(device, 0);
 }
-
-static const struct access_switch d3hot_switch = {
-	.supported = has_pm,
-	.off = enter_d3hot,
-	.on = enter_d0,
-};
 
 static void enter_low_power(struct vfio_pci_device *device)
 {
@@ -86,59 +68,9 @@ static void exit_low_power(struct vfio_pci_device *device)
 	VFIO_ASSERT_EQ(__vfio_pci_low_power_exit(device), 0);
 }
 
-static const struct access_switch low_power_switch = {
-	.supported = always_supported,
-	.off = enter_low_power,
-	.on = exit_low_power,
-};
-
-/* ... and ways to reset, which give it back before they return. */
-struct access_reset {
-	bool (*supported)(struct vfio_pci_device *device);
-	void (*reset)(struct vfio_pci_device *device);
-};
-
-static bool has_reset(struct vfio_pci_device *device)
-{
-	return device->info.flags & VFIO_DEVICE_FLAGS_RESET;
-}
-
-static const struct access_reset ioctl_reset = {
-	.supported = has_reset,
-	.reset = vfio_pci_device_reset,
-};
-
-static const struct access_reset pcie_flr_reset = {
-	.supported = vfio_pci_has_pcie_flr,
-	.reset = vfio_pci_pcie_flr,
-};
-
-static const struct access_reset af_flr_reset = {
-	.supported = vfio_pci_has_af_flr,
-	.reset = vfio_pci_af_flr,
-};
-
 static void hot_reset(struct vfio_pci_device *device)
 {
 	VFIO_ASSERT_EQ(__vfio_pci_hot_reset(device), 0);
-}
-
-static const struct access_reset hot_reset_reset = {
-	.supported = vfio_pci_hot_reset_is_ours,
-	.reset = hot_reset,
-};
-
-/* Any BAR will do, where one has to be named: the last one. */
-static const char *open_device(struct iommu **iommu,
-			       struct vfio_pci_device **device, int *bar)
-{
-	const char *reason = dmabuf_test_open(device_bdf, false, page_size,
-					      iommu, device, bar);
-
-	if (!reason)
-		*bar = vfio_pci_last_bar(*device, page_size);
-
-	return reason;
 }
 
 /* A mapping under test */
@@ -156,35 +88,33 @@ struct views {
 	int nr;
 };
 
-static void views_add(struct views *views, const char *what, int bar,
-		      void *vaddr, size_t size)
+static void views_add(struct views *views, const char *what, int bar, int fd,
+		      u64 offset, size_t size, size_t align, size_t misalign)
 {
 	VFIO_ASSERT_LT(views->nr, MAX_VIEWS);
 
 	views->view[views->nr++] = (struct view) {
 		.what = what,
 		.bar = bar,
-		.vaddr = vaddr,
+		.vaddr = mmap_shared_aligned(fd, offset, size, align, misalign),
 		.size = size,
 	};
 }
 
-/* Map @size bytes at @offset of the BAR, and of a DMABUF made of them. */
-static void views_add_small(struct views *views, struct vfio_pci_device *device,
-			    int bar, u64 offset, size_t size)
+/* Map [offset, offset + size) of the BAR, and of a DMABUF made of it. */
+static void views_add_both(struct views *views, struct vfio_pci_device *device,
+			   int bar, u64 offset, size_t size, size_t align,
+			   size_t misalign)
 {
 	int fd = vfio_pci_dmabuf_export_range(device, bar, offset, size);
 
-	views_add(views, "BAR", bar,
-		  vfio_pci_region_mmap(device, bar, offset, size), size);
-	views_add(views, "DMABUF", bar, mmap_shared(fd, 0, size), size);
-	views_add(views, "end of DMABUF", bar,
-		  mmap_shared(fd, size - page_size, page_size), page_size);
-
+	offset += vfio_pci_region_offset(device, bar);
+	views_add(views, "BAR", bar, device->fd, offset, size, align, misalign);
+	views_add(views, "DMABUF", bar, fd, 0, size, align, misalign);
 	close_assert(fd);
 }
 
-/* Two pages of the BAR, the other way round. */
+/* Two pages of the BAR, the other way round, and the second one alone */
 static void views_add_ranges(struct views *views,
 			     struct vfio_pci_device *device, int bar)
 {
@@ -195,30 +125,10 @@ static void views_add_ranges(struct views *views,
 	int fd = vfio_pci_dmabuf_export(device, bar, ranges,
 					ARRAY_SIZE(ranges));
 
-	views_add(views, "DMABUF of 2 ranges", bar,
-		  mmap_shared(fd, 0, 2 * page_size), 2 * page_size);
-
-	close_assert(fd);
-}
-
-/* Mappings that take a huge page, and others that cannot. */
-static void views_add_huge(struct views *views, struct vfio_pci_device *device,
-			   int bar)
-{
-	u64 offset = vfio_pci_region_offset(device, bar);
-	int fd = vfio_pci_dmabuf_export_range(device, bar, 0, SZ_2M);
-
-	views_add(views, "BAR, huge", bar,
-		  mmap_shared_aligned(device->fd, offset, SZ_2M, SZ_2M, 0),
-		  SZ_2M);
-	views_add(views, "BAR, misaligned", bar,
-		  mmap_shared_aligned(device->fd, offset, SZ_2M, SZ_2M,
-				      page_size), SZ_2M);
-	views_add(views, "DMABUF, huge", bar,
-		  mmap_shared_aligned(fd, 0, SZ_2M, SZ_2M, 0), SZ_2M);
-	views_add(views, "DMABUF, misaligned", bar,
-		  mmap_shared_aligned(fd, 0, SZ_2M, SZ_2M, page_size), SZ_2M);
-
+	views_add(views, "DMABUF of 2 ranges", bar, fd, 0, 2 * page_size,
+		  page_size, 0);
+	views_add(views, "end of DMABUF", bar, fd, page_size, page_size,
+		  page_size, 0);
 	close_assert(fd);
 }
 
@@ -228,30 +138,28 @@ static void views_map(struct views *views, struct vfio_pci_device *device)
 	int i;
 
 	views->nr = 0;
-
 	for (i = 0; i < PCI_STD_NUM_BARS; i++) {
 		struct vfio_region_info *info = &device->bars[i].info;
 
 		if (!(info->flags & VFIO_REGION_INFO_FLAG_MMAP))
 			continue;
-
 		if (info->size < page_size) {
-			views_add(views, "sub-page BAR", i,
-				  vfio_pci_region_mmap(device, i, 0,
-						       page_size), page_size);
+			views_add(views, "sub-page BAR", i, device->fd,
+				  info->offset, page_size, page_size, 0);
 			continue;
 		}
 
-		views_add_small(views, device, i, 0, page_size);
+		views_add_both(views, device, i, 0, page_size, page_size, 0);
 		if (info->size >= 2 * page_size) {
-			views_add_small(views, device, i, page_size,
-					page_size);
-			views_add_small(views, device, i,
-					info->size - page_size, page_size);
+			views_add_both(views, device, i, info->size - page_size,
+				       page_size, page_size, 0);
 			views_add_ranges(views, device, i);
 		}
-		if (info->size >= SZ_4M)
-			views_add_huge(views, device, i);
+		if (info->size >= SZ_4M) {
+			views_add_both(views, device, i, 0, SZ_2M, SZ_2M, 0);
+			views_add_both(views, device, i, 0, SZ_2M, SZ_2M,
+				       page_size);
+		}
 	}
 
 	VFIO_ASSERT_GT(views->nr, 0);
@@ -259,12 +167,11 @@ static void views_map(struct views *views, struct vfio_pci_device *device)
 
 static void views_unmap(struct views *views)
 {
-	int i;
+	while (views->nr) {
+		struct view *view = &views->view[--views->nr];
 
-	for (i = 0; i < views->nr; i++)
-		munmap_assert(views->view[i].vaddr, views->view[i].size);
-
-	views->nr = 0;
+		munmap_assert(view->vaddr, view->size);
+	}
 }
 
 /* Each page of each view answers @_sig, 0 for none. */
@@ -282,292 +189,190 @@ static void views_unmap(struct views *views)
 	}									\
 } while (0)
 
+/* The members of all fixtures; any BAR does where one has to be named: the last */
+#define ACCESS_FIXTURE								\
+	DMABUF_FIXTURE;								\
+	struct views views
+
+#define ACCESS_SETUP(_self, _supported) do {					\
+	if (!getenv_u32("VFIO_SELFTESTS_READ_BARS", 0))				\
+		SKIP(return, "No BARs known to be read without side effects");	\
+	DMABUF_SETUP((_self), false, page_size);				\
+	if (!(_supported)((_self)->device))					\
+		SKIP(return, "Not supported by the device");			\
+	(_self)->bar = vfio_pci_last_bar((_self)->device, page_size);		\
+	views_map(&(_self)->views, (_self)->device);				\
+} while (0)
+
+/* Ways to end access for a while ... */
 FIXTURE(access_switch) {
-	struct iommu *iommu;
-	struct vfio_pci_device *device;
+	ACCESS_FIXTURE;
 	struct vfio_client *client;
-	const struct access_switch *access;
-	struct views views;
-	int bar;
 	int fd;
+	void *vaddr;
 };
 
 FIXTURE_VARIANT(access_switch) {
-	const struct access_switch *access;
+	bool (*supported)(struct vfio_pci_device *device);
+	void (*off)(struct vfio_pci_device *device);
+	void (*on)(struct vfio_pci_device *device);
 };
 
 FIXTURE_VARIANT_ADD(access_switch, memory_enable) {
-	.access = &memory_switch,
+	.supported = always_supported,
+	.off = memory_off,
+	.on = memory_on,
 };
 
 FIXTURE_VARIANT_ADD(access_switch, d3hot) {
-	.access = &d3hot_switch,
+	.supported = has_pm,
+	.off = enter_d3hot,
+	.on = enter_d0,
 };
 
 FIXTURE_VARIANT_ADD(access_switch, low_power) {
-	.access = &low_power_switch,
+	.supported = always_supported,
+	.off = enter_low_power,
+	.on = exit_low_power,
 };
 
 FIXTURE_SETUP(access_switch)
 {
-	const char *reason;
-
 	self->client = vfio_client_start();
-	self->access = variant->access;
-	reason = open_device(&self->iommu, &self->device, &self->bar);
-	if (reason)
-		SKIP(return, "%s", reason);
-	if (!self->access->supported(self->device))
-		SKIP(return, "Not supported by the device");
-
+	ACCESS_SETUP(self, variant->supported);
 	self->fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
 						page_size);
+	self->vaddr = mmap_shared(self->fd, 0, page_size);
 }
 
 FIXTURE_TEARDOWN(access_switch)
 {
-	views_unmap(&self->views);
 	vfio_client_stop(self->client);
-	close_assert(self->fd);
-	vfio_pci_device_cleanup(self->device);
-	iommu_cleanup(self->iommu);
 }
 
+/* Touched before or not, of a new or an old buffer, mapped at any time */
 TEST_F(access_switch, off_and_on)
 {
+	void *again;
 	int i;
 
-	views_map(&self->views, self->device);
-	ASSERT_VIEWS(&self->views, 0);
-
-	for (i = 0; i < 3; i++) {
-		self->access->off(self->device);
+	for (i = 0; i < 4; i++) {
+		variant->off(self->device);
 		ASSERT_VIEWS(&self->views, SIGBUS);
-		self->access->on(self->device);
+		if (i == 1) {
+			views_unmap(&self->views);
+			views_map(&self->views, self->device);
+			ASSERT_VIEWS(&self->views, SIGBUS);
+			again = mmap_shared(self->fd, 0, page_size);
+			ASSERT_EQ(SIGBUS, try_touch(again));
+		}
+		variant->on(self->device);
 		ASSERT_VIEWS(&self->views, 0);
 	}
+	ASSERT_EQ(0, try_touch(again));
 }
 
-TEST_F(access_switch, untouched_mappings)
-{
-	views_map(&self->views, self->device);
-
-	self->access->off(self->device);
-	ASSERT_VIEWS(&self->views, SIGBUS);
-	self->access->on(self->device);
-	ASSERT_VIEWS(&self->views, 0);
-}
-
-TEST_F(access_switch, mapped_while_off)
-{
-	self->access->off(self->device);
-	views_map(&self->views, self->device);
-	ASSERT_VIEWS(&self->views, SIGBUS);
-
-	self->access->on(self->device);
-	ASSERT_VIEWS(&self->views, 0);
-
-	self->access->off(self->device);
-	ASSERT_VIEWS(&self->views, SIGBUS);
-	self->access->on(self->device);
-}
-
-/* The buffer was made when there was access, only its mapping was not. */
-TEST_F(access_switch, exported_before_mapped_while_off)
-{
-	void *vaddr;
-
-	self->access->off(self->device);
-
-	ASSERT_EQ(0, __mmap_shared(self->fd, 0, page_size,
-				   PROT_READ | PROT_WRITE, &vaddr));
-	ASSERT_EQ(SIGBUS, try_touch(vaddr));
-	self->access->on(self->device);
-	ASSERT_EQ(0, try_touch(vaddr));
-
-	munmap_assert(vaddr, page_size);
-}
-
-/* Writes and system calls are answered like reads. */
+/* Writes and system calls are answered like reads, a client like the owner. */
 TEST_F(access_switch, all_kinds_of_access)
 {
-	void *dmabuf = mmap_shared(self->fd, 0, page_size);
-	void *bar = vfio_pci_region_mmap(self->device, self->bar, 0, page_size);
+	void *vaddrs[] = {
+		self->vaddr, self->device->bars[self->bar].vaddr,
+	};
+	int i;
 
-	ASSERT_EQ(0, try_touch(dmabuf));
-	ASSERT_EQ(0, try_touch(bar));
-
-	self->access->off(self->device);
-	ASSERT_EQ(SIGBUS, try_write32(dmabuf, 0));
-	ASSERT_EQ(SIGBUS, try_write32(bar, 0));
-	ASSERT_EQ(-EFAULT, pipe_write(dmabuf));
-	ASSERT_EQ(-EFAULT, pipe_write(bar));
-
-	self->access->on(self->device);
-	ASSERT_EQ(sizeof(u32), pipe_write(dmabuf));
-	ASSERT_EQ(sizeof(u32), pipe_write(bar));
-
-	munmap_assert(dmabuf, page_size);
-	munmap_assert(bar, page_size);
-}
-
-TEST_F(access_switch, client)
-{
 	vfio_client_mmap(self->client, self->fd, 0, page_size);
 	ASSERT_EQ(0, vfio_client_read32(self->client, 0, NULL));
 
-	self->access->off(self->device);
+	variant->off(self->device);
+	for (i = 0; i < ARRAY_SIZE(vaddrs); i++) {
+		ASSERT_EQ(SIGBUS, try_write32(vaddrs[i], 0));
+		ASSERT_EQ(-EFAULT, pipe_write(vaddrs[i]));
+	}
 	ASSERT_EQ(SIGBUS, vfio_client_read32(self->client, 0, NULL));
 	vfio_client_mmap(self->client, self->fd, 0, page_size);
 	ASSERT_EQ(SIGBUS, vfio_client_read32(self->client, 0, NULL));
 
-	self->access->on(self->device);
+	variant->on(self->device);
+	for (i = 0; i < ARRAY_SIZE(vaddrs); i++)
+		ASSERT_EQ(sizeof(u32), pipe_write(vaddrs[i]));
 	ASSERT_EQ(0, vfio_client_read32(self->client, 0, NULL));
 }
 
+/* The others come back, it does not. */
 TEST_F(access_switch, revoked_while_off)
 {
-	void *vaddr = mmap_shared(self->fd, 0, page_size);
-
-	views_map(&self->views, self->device);
-	ASSERT_EQ(0, try_touch(vaddr));
-
-	self->access->off(self->device);
+	ASSERT_EQ(0, try_touch(self->vaddr));
+	variant->off(self->device);
 	ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->device, self->fd));
 	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->device, self->fd));
 	ASSERT_VIEWS(&self->views, SIGBUS);
-	self->access->on(self->device);
-
-	/* The others come back, it does not. */
+	variant->on(self->device);
 	ASSERT_VIEWS(&self->views, 0);
-	ASSERT_EQ(SIGBUS, try_touch(vaddr));
-
-	munmap_assert(vaddr, page_size);
+	ASSERT_EQ(SIGBUS, try_touch(self->vaddr));
 }
 
 /* The next user of the device starts with access, whatever was left. */
 TEST_F(access_switch, closed_while_off)
 {
-	void *vaddr = mmap_shared(self->fd, 0, page_size);
 	void *again;
 
-	ASSERT_EQ(0, try_touch(vaddr));
-	self->access->off(self->device);
-	vfio_pci_device_cleanup(self->device);
-
-	ASSERT_EQ(SIGBUS, try_touch(vaddr));
+	ASSERT_EQ(0, try_touch(self->vaddr));
+	variant->off(self->device);
+	views_unmap(&self->views);
+	dmabuf_test_close(&self->device);
+	ASSERT_EQ(SIGBUS, try_touch(self->vaddr));
 	ASSERT_EQ(-ENODEV, __mmap_shared(self->fd, 0, page_size, PROT_READ,
 					 &again));
 
-	self->device = vfio_pci_device_init(device_bdf, self->iommu);
-	ASSERT_EQ(SIGBUS, try_touch(vaddr));
+	dmabuf_test_reopen(self->iommu, &self->device);
+	ASSERT_EQ(SIGBUS, try_touch(self->vaddr));
 	views_map(&self->views, self->device);
 	ASSERT_VIEWS(&self->views, 0);
-
-	munmap_assert(vaddr, page_size);
 }
-
-/* Access that is away for two reasons comes back with the second. */
-FIXTURE(access_two_reasons) {
-	struct iommu *iommu;
-	struct vfio_pci_device *device;
-	struct views views;
-};
-
-FIXTURE_VARIANT(access_two_reasons) {
-	const struct access_switch *first;
-	const struct access_switch *second;
-};
-
-FIXTURE_VARIANT_ADD(access_two_reasons, memory_and_d3hot) {
-	.first = &memory_switch,
-	.second = &d3hot_switch,
-};
-
-FIXTURE_VARIANT_ADD(access_two_reasons, memory_and_low_power) {
-	.first = &memory_switch,
-	.second = &low_power_switch,
-};
 
 /*
- * Not a pair: D3hot and low power. Low power is reached by way of D0 and ends
- * there.
+ * Access that is away for two reasons comes back with the end of the last. D3hot
+ * and low power are no such pair: low power is entered and left by way of D0.
  */
-
-FIXTURE_SETUP(access_two_reasons)
+TEST_F(access_switch, memory_disabled_too)
 {
-	const char *reason;
-	int bar;
+	int i;
 
-	reason = open_device(&self->iommu, &self->device, &bar);
-	if (reason)
-		SKIP(return, "%s", reason);
-	if (!variant->first->supported(self->device) ||
-	    !variant->second->supported(self->device))
-		SKIP(return, "Not supported by the device");
+	if (variant->off == memory_off)
+		SKIP(return, "No second reason");
 
-	views_map(&self->views, self->device);
+	for (i = 0; i < 2; i++) {
+		memory_off(self->device);
+		variant->off(self->device);
+		ASSERT_VIEWS(&self->views, SIGBUS);
+		(i ? variant->on : memory_on)(self->device);
+		ASSERT_VIEWS(&self->views, SIGBUS);
+		(i ? memory_on : variant->on)(self->device);
+		ASSERT_VIEWS(&self->views, 0);
+	}
 }
 
-FIXTURE_TEARDOWN(access_two_reasons)
+FIXTURE(low_power) {
+	ACCESS_FIXTURE;
+};
+
+FIXTURE_SETUP(low_power)
 {
-	views_unmap(&self->views);
-	vfio_pci_device_cleanup(self->device);
-	iommu_cleanup(self->iommu);
+	ACCESS_SETUP(self, always_supported);
 }
 
-TEST_F(access_two_reasons, first_ends_last)
+FIXTURE_TEARDOWN(low_power)
 {
-	ASSERT_VIEWS(&self->views, 0);
-
-	variant->first->off(self->device);
-	variant->second->off(self->device);
-	ASSERT_VIEWS(&self->views, SIGBUS);
-
-	variant->second->on(self->device);
-	ASSERT_VIEWS(&self->views, SIGBUS);
-	variant->first->on(self->device);
-	ASSERT_VIEWS(&self->views, 0);
-}
-
-TEST_F(access_two_reasons, first_ends_first)
-{
-	ASSERT_VIEWS(&self->views, 0);
-
-	variant->first->off(self->device);
-	variant->second->off(self->device);
-	ASSERT_VIEWS(&self->views, SIGBUS);
-
-	variant->first->on(self->device);
-	ASSERT_VIEWS(&self->views, SIGBUS);
-	variant->second->on(self->device);
-	ASSERT_VIEWS(&self->views, 0);
 }
 
 /* Entered twice, low power is left once; the second entry is an error. */
-TEST(second_low_power_entry)
+TEST_F(low_power, second_entry)
 {
-	struct vfio_pci_device *device;
-	const char *reason;
-	struct iommu *iommu;
-	struct views views;
-	int bar;
-
-	reason = open_device(&iommu, &device, &bar);
-	if (reason)
-		SKIP(return, "%s", reason);
-
-	views_map(&views, device);
-
-	enter_low_power(device);
-	ASSERT_EQ(-EINVAL, __vfio_pci_low_power_entry(device));
-	ASSERT_VIEWS(&views, SIGBUS);
-	exit_low_power(device);
-	ASSERT_VIEWS(&views, 0);
-
-	views_unmap(&views);
-	vfio_pci_device_cleanup(device);
-	iommu_cleanup(iommu);
+	enter_low_power(self->device);
+	ASSERT_EQ(-EINVAL, __vfio_pci_low_power_entry(self->device));
+	ASSERT_VIEWS(&self->views, SIGBUS);
+	exit_low_power(self->device);
+	ASSERT_VIEWS(&self->views, 0);
 }
 
 /* Is the device asleep, within some seconds? */
@@ -593,7 +398,7 @@ static bool falls_asleep(const char *bdf)
 }
 
 /* Low power that was entered with an eventfd ends with what wakes the device. */
-TEST(wakeup_ends_low_power)
+TEST_F(low_power, wakeup)
 {
 	struct {
 		struct vfio_device_feature feature;
@@ -602,99 +407,72 @@ TEST(wakeup_ends_low_power)
 		.feature.argsz = sizeof(args),
 		.feature.flags = VFIO_DEVICE_FEATURE_SET |
 			VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP,
+		.entry.wakeup_eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
 	};
-	struct vfio_pci_device *device;
-	const char *reason;
-	struct iommu *iommu;
-	struct views views;
 	eventfd_t nr;
-	int bar;
 
-	reason = open_device(&iommu, &device, &bar);
-	if (reason)
-		SKIP(return, "%s", reason);
-
-	views_map(&views, device);
-	ASSERT_VIEWS(&views, 0);
-
-	args.entry.wakeup_eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	ASSERT_VIEWS(&self->views, 0);
 	ASSERT_LE(0, args.entry.wakeup_eventfd);
-	ASSERT_EQ(0, ioctl(device->fd, VFIO_DEVICE_FEATURE, &args));
+	ASSERT_EQ(0, ioctl(self->device->fd, VFIO_DEVICE_FEATURE, &args));
 	ASSERT_TRUE(falls_asleep(device_bdf));
-	ASSERT_VIEWS(&views, SIGBUS);
+	ASSERT_VIEWS(&self->views, SIGBUS);
 	ASSERT_EQ(-1, eventfd_read(args.entry.wakeup_eventfd, &nr));
 
-	/* To look at the config space wakes it. */
-	vfio_pci_config_readw(device, PCI_VENDOR_ID);
+	/* To read the config space wakes it. */
+	vfio_pci_config_readw(self->device, PCI_VENDOR_ID);
 	ASSERT_EQ(0, eventfd_read(args.entry.wakeup_eventfd, &nr));
-	ASSERT_VIEWS(&views, 0);
-
-	close_assert(args.entry.wakeup_eventfd);
-	views_unmap(&views);
-	vfio_pci_device_cleanup(device);
-	iommu_cleanup(iommu);
+	ASSERT_VIEWS(&self->views, 0);
 }
 
+/* ... and ways to reset, which restore access before they return. */
 FIXTURE(access_reset) {
-	struct iommu *iommu;
-	struct vfio_pci_device *device;
-	const struct access_reset *reset;
-	struct views views;
-	int bar;
+	ACCESS_FIXTURE;
 };
 
 FIXTURE_VARIANT(access_reset) {
-	const struct access_reset *reset;
+	bool (*supported)(struct vfio_pci_device *device);
+	void (*reset)(struct vfio_pci_device *device);
 };
 
 FIXTURE_VARIANT_ADD(access_reset, reset_ioctl) {
-	.reset = &ioctl_reset,
+	.supported = has_reset,
+	.reset = vfio_pci_device_reset,
 };
 
 FIXTURE_VARIANT_ADD(access_reset, pcie_flr) {
-	.reset = &pcie_flr_reset,
+	.supported = vfio_pci_has_pcie_flr,
+	.reset = vfio_pci_pcie_flr,
 };
 
 FIXTURE_VARIANT_ADD(access_reset, af_flr) {
-	.reset = &af_flr_reset,
+	.supported = vfio_pci_has_af_flr,
+	.reset = vfio_pci_af_flr,
 };
 
 FIXTURE_VARIANT_ADD(access_reset, hot_reset) {
-	.reset = &hot_reset_reset,
+	.supported = vfio_pci_hot_reset_is_ours,
+	.reset = hot_reset,
 };
 
 FIXTURE_SETUP(access_reset)
 {
-	const char *reason;
-
-	self->reset = variant->reset;
-	reason = open_device(&self->iommu, &self->device, &self->bar);
-	if (reason)
-		SKIP(return, "%s", reason);
-	if (!self->reset->supported(self->device))
-		SKIP(return, "Not supported by the device");
-
-	views_map(&self->views, self->device);
+	ACCESS_SETUP(self, variant->supported);
 	ASSERT_VIEWS(&self->views, 0);
 }
 
 FIXTURE_TEARDOWN(access_reset)
 {
-	views_unmap(&self->views);
-	vfio_pci_device_cleanup(self->device);
-	iommu_cleanup(self->iommu);
 }
 
 /*
- * The reset is over before anybody can see a mapping without access. That it
- * was without is seen from this: it takes a new fault to use it again.
+ * The reset is over before anybody can see a mapping without access. What shows
+ * that there was none is the new fault that it takes to use a mapping again.
  */
-TEST_F(access_reset, takes_every_mapping_away)
+TEST_F(access_reset, unmaps_every_mapping)
 {
 	int i;
 
-	self->reset->reset(self->device);
-
+	variant->reset(self->device);
 	for (i = 0; i < self->views.nr; i++) {
 		struct view *view = &self->views.view[i];
 
@@ -702,7 +480,10 @@ TEST_F(access_reset, takes_every_mapping_away)
 			TH_LOG("BAR %d: %s", view->bar, view->what);
 		}
 	}
+	ASSERT_VIEWS(&self->views, 0);
 
+	views_unmap(&self->views);
+	views_map(&self->views, self->device);
 	ASSERT_VIEWS(&self->views, 0);
 }
 
@@ -710,12 +491,10 @@ TEST_F(access_reset, memory_stays_disabled)
 {
 	memory_off(self->device);
 	ASSERT_VIEWS(&self->views, SIGBUS);
-
-	self->reset->reset(self->device);
+	variant->reset(self->device);
 	ASSERT_EQ(0, vfio_pci_config_readw(self->device, PCI_COMMAND) &
 		     PCI_COMMAND_MEMORY);
 	ASSERT_VIEWS(&self->views, SIGBUS);
-
 	memory_on(self->device);
 	ASSERT_VIEWS(&self->views, 0);
 }
@@ -724,9 +503,8 @@ TEST_F(access_reset, memory_stays_disabled)
 TEST_F(access_reset, low_power_stays)
 {
 	enter_low_power(self->device);
-	self->reset->reset(self->device);
+	variant->reset(self->device);
 	ASSERT_VIEWS(&self->views, SIGBUS);
-
 	exit_low_power(self->device);
 	ASSERT_VIEWS(&self->views, 0);
 }
@@ -739,15 +517,7 @@ TEST_F(access_reset, d3hot_ends)
 
 	enter_d3hot(self->device);
 	ASSERT_VIEWS(&self->views, SIGBUS);
-	self->reset->reset(self->device);
-	ASSERT_VIEWS(&self->views, 0);
-}
-
-TEST_F(access_reset, new_mappings_work)
-{
-	self->reset->reset(self->device);
-	views_unmap(&self->views);
-	views_map(&self->views, self->device);
+	variant->reset(self->device);
 	ASSERT_VIEWS(&self->views, 0);
 }
 
@@ -759,19 +529,14 @@ TEST_F(access_reset, revoked_buffer_stays_revoked)
 
 	ASSERT_EQ(0, try_touch(vaddr));
 	vfio_pci_dmabuf_revoke(self->device, fd);
-	self->reset->reset(self->device);
-
+	variant->reset(self->device);
 	ASSERT_EQ(SIGBUS, try_touch(vaddr));
 	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->device, fd));
 	ASSERT_VIEWS(&self->views, 0);
-
-	munmap_assert(vaddr, page_size);
-	close_assert(fd);
 }
 
 int main(int argc, char *argv[])
 {
-	page_size = getpagesize();
-	device_bdf = vfio_selftests_get_bdf(&argc, argv);
+	dmabuf_test_init(&argc, argv);
 	return test_harness_run(argc, argv);
 }

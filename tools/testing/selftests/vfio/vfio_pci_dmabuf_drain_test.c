@@ -1,24 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * An importer that does not let go of a DMABUF: who has to wait for it, who
- * has not, and how the wait ends. Needs CONFIG_VFIO_PCI_DMABUF_TEST.
+ * An importer that does not release a DMABUF: which operations wait for it, which
+ * do not, and how the wait ends. Needs CONFIG_VFIO_PCI_DMABUF_TEST.
  */
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <linux/compiler.h>
@@ -26,40 +22,29 @@
 #include <linux/pci_regs.h>
 #include <linux/vfio.h>
 
-#include <libvfio.h>
+#include <libvfio/dmabuf_test.h>
 
 #include "kselftest_harness.h"
 
-static const char *device_bdf;
-
-static size_t page_size;
-
 #define NR_PAGES 8
 
-#define TRACING "/sys/kernel/tracing/"
-
-/* What fdinfo has for a DMABUF that is waited for */
+/* What fdinfo has for a DMABUF whose importers are waited for */
 #define REVOKED	"revoked, waiting for importers"
 #define OFF	"temporarily revoked"
 
-/* Long enough to say that something waits; what does not comes back at once. */
-#define WAITS_MS 200
-
-/* On a slow machine, until what was waited for comes to its end. */
-#define ENDS_MS 60000
+struct holder {
+	int importer;
+	struct importer_guard *guard;
+	/* How many times it is known to have been told to release the buffer */
+	int nr_told;
+};
 
 FIXTURE(dmabuf_drain) {
-	struct iommu *iommu;
-	struct vfio_pci_device *device;
-	struct importer_guard *guard;
-	int importer;
-	/* How many times it is known to have been told to let go */
-	int nr_told;
-	bool tracing;
-	int bar;
+	DMABUF_FIXTURE;
+	struct holder holder;
 	size_t size;
 	int fd;
-	/* Another DMABUF of it, where a test has one */
+	/* Another DMABUF of the BAR, where a test has one */
 	int other;
 	void *vaddr;
 };
@@ -67,163 +52,134 @@ FIXTURE(dmabuf_drain) {
 /* What holds the buffer */
 FIXTURE_VARIANT(dmabuf_drain) {
 	unsigned int hold;
-	unsigned int let_go;
+	unsigned int release;
 };
 
 FIXTURE_VARIANT_ADD(dmabuf_drain, map) {
 	.hold = VFIO_PCI_DMABUF_TEST_MAP,
-	.let_go = VFIO_PCI_DMABUF_TEST_UNMAP,
+	.release = VFIO_PCI_DMABUF_TEST_UNMAP,
 };
 
 FIXTURE_VARIANT_ADD(dmabuf_drain, fence) {
 	.hold = VFIO_PCI_DMABUF_TEST_FENCE,
-	.let_go = VFIO_PCI_DMABUF_TEST_SIGNAL,
+	.release = VFIO_PCI_DMABUF_TEST_SIGNAL,
 };
 
 /* A test takes its time on a kernel that checks itself. */
 #define TEST_DRAIN(_name) TEST_F_TIMEOUT(dmabuf_drain, _name, 300)
 
+/* Returns false if the kernel has no test importer. */
+static bool holder_open(struct holder *holder)
+{
+	holder->importer = importer_open();
+	holder->nr_told = 0;
+	if (holder->importer < 0)
+		return false;
+
+	holder->guard = importer_guard_start(holder->importer);
+	return true;
+}
+
+/* The close releases the buffer, as it does when the process dies. */
+static void holder_close(struct holder *holder)
+{
+	if (holder->importer < 0)
+		return;
+
+	importer_guard_stop(holder->guard);
+	close_assert(holder->importer);
+	holder->importer = -1;
+}
+
 FIXTURE_SETUP(dmabuf_drain)
 {
-	const char *reason;
-
-	self->importer = importer_open();
-	if (self->importer < 0)
+	/* Before there is a BAR mapping to inherit */
+	if (!holder_open(&self->holder))
 		SKIP(return, "No test importer");
 
-	/* Before there is a BAR mapping to inherit */
-	self->guard = importer_guard_start(self->importer);
 	self->size = NR_PAGES * page_size;
-	reason = dmabuf_test_open(device_bdf, true, self->size, &self->iommu,
-				  &self->device, &self->bar);
-	if (reason)
-		SKIP(return, "%s", reason);
-
+	DMABUF_SETUP(self, true, self->size);
 	self->fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
 						self->size);
 	self->vaddr = mmap_shared(self->fd, 0, self->size);
-	importer_attach(self->importer, self->device, self->fd, 0);
-	ASSERT_EQ(0, importer_do(self->importer, variant->hold));
+	importer_attach(self->holder.importer, self->device, self->fd, 0);
+	ASSERT_EQ(0, importer_do(self->holder.importer, variant->hold));
 	ASSERT_EQ(0, try_touch_pages(self->vaddr, self->size));
-}
-
-/* Closing the fd is what lets go, as the process that dies does. */
-static void importer_end(FIXTURE_DATA(dmabuf_drain) *self)
-{
-	if (self->importer < 0)
-		return;
-
-	importer_guard_stop(self->guard);
-	close_assert(self->importer);
-	self->importer = -1;
 }
 
 FIXTURE_TEARDOWN(dmabuf_drain)
 {
-	if (self->tracing)
-		write_file(TRACING "events/vfio_pci/enable", 0, "0");
-	importer_end(self);
-	if (self->vaddr)
-		munmap_assert(self->vaddr, self->size);
-	close_assert(self->fd);
-	if (self->device)
-		vfio_pci_device_cleanup(self->device);
-	iommu_cleanup(self->iommu);
+	holder_close(&self->holder);
 }
 
 /*
- * Something to do that may have to wait, in a thread. Its end is seen at a pipe:
- * the thread may not come back for a long time.
+ * Has a wait begun, with the DMABUF in @state? The importer is told to release it
+ * when all CPUs are out, right before it is waited for, each time anew.
  */
-struct job {
-	FIXTURE_DATA(dmabuf_drain) *self;
-	int (*fn)(FIXTURE_DATA(dmabuf_drain) *self);
-	pthread_t thread;
-	int done[2];
-	int ret;
-};
-
-static void *job_main(void *arg)
-{
-	struct job *job = arg;
-
-	job->ret = job->fn(job->self);
-	close_assert(job->done[1]);
-
-	return NULL;
-}
-
-static void job_start(struct job *job, FIXTURE_DATA(dmabuf_drain) *self,
-		      int (*fn)(FIXTURE_DATA(dmabuf_drain) *self))
-{
-	job->self = self;
-	job->fn = fn;
-	VFIO_ASSERT_EQ(pipe2(job->done, O_CLOEXEC), 0);
-	VFIO_ASSERT_EQ(pthread_create(&job->thread, NULL, job_main, job), 0);
-}
-
-static bool job_ends(struct job *job, int timeout_ms)
-{
-	struct pollfd pollfd = { .fd = job->done[0] };
-
-	return poll(&pollfd, 1, timeout_ms) == 1;
-}
-
-static bool job_waits(struct job *job)
-{
-	return !job_ends(job, WAITS_MS);
-}
-
-static int job_result(struct job *job)
-{
-	VFIO_ASSERT_TRUE(job_ends(job, ENDS_MS), "Still waiting\n");
-	VFIO_ASSERT_EQ(pthread_join(job->thread, NULL), 0);
-	close_assert(job->done[0]);
-
-	return job->ret;
-}
-
-/*
- * Has a wait begun, with the DMABUF in @state? The importer is told to let go when
- * all CPUs are out, right before it is waited for, each time anew.
- */
-static bool reaches_wait(FIXTURE_DATA(dmabuf_drain) *self, const char *state)
+static bool reaches_wait(struct holder *holder, int fd, const char *state)
 {
 	int told = 0;
 	int ms;
 
-	for (ms = 0; ms < ENDS_MS && told <= self->nr_told; ms++) {
+	for (ms = 0; ms < JOB_ENDS_MS && told <= holder->nr_told; ms++) {
 		usleep(1000);
-		told = importer_do(self->importer,
+		told = importer_do(holder->importer,
 				   VFIO_PCI_DMABUF_TEST_NR_INVALIDATED);
 	}
+	if (told != holder->nr_told + 1)
+		return false;
 
-	VFIO_ASSERT_EQ(told, self->nr_told + 1);
-	self->nr_told = told;
-	return vfio_pci_dmabuf_fdinfo_has(self->fd, "state", state);
+	holder->nr_told = told;
+	return vfio_pci_dmabuf_fdinfo_has(fd, "state", state);
 }
 
-static int do_revoke(FIXTURE_DATA(dmabuf_drain) *self)
+/* What to do to the device, and to one of its DMABUFs */
+static int do_memory_off(void *device, int fd)
 {
-	return __vfio_pci_dmabuf_revoke(self->device, self->fd);
-}
-
-static int do_memory_off(FIXTURE_DATA(dmabuf_drain) *self)
-{
-	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
+	vfio_pci_cmd_clear(device, PCI_COMMAND_MEMORY);
 	return 0;
 }
 
-static int do_reset(FIXTURE_DATA(dmabuf_drain) *self)
+static int do_memory_switch(void *device, int fd)
 {
-	return __vfio_pci_device_reset(self->device);
-}
-
-static int do_close(FIXTURE_DATA(dmabuf_drain) *self)
-{
-	vfio_pci_device_cleanup(self->device);
+	vfio_pci_cmd_clear(device, PCI_COMMAND_MEMORY);
+	vfio_pci_cmd_set(device, PCI_COMMAND_MEMORY);
 	return 0;
 }
+
+static int do_reset(void *device, int fd)
+{
+	return __vfio_pci_device_reset(device);
+}
+
+static int do_close_device(void *device, int fd)
+{
+	vfio_pci_device_cleanup(device);
+	return 0;
+}
+
+static int do_close_fd(void *device, int fd)
+{
+	return close(fd);
+}
+
+/* Start @_fn, which has to wait for the importer, with the DMABUF in @_state. */
+#define ASSERT_WAITS(_job, _self, _fn, _state) do {				\
+	job_start((_job), (_fn), (_self)->device, (_self)->fd);			\
+	ASSERT_TRUE(reaches_wait(&(_self)->holder, (_self)->fd, (_state)));	\
+	ASSERT_TRUE(job_waits(_job));						\
+} while (0)
+
+/* Have the importer release the DMABUF, and see @_job end. */
+#define ASSERT_ENDS(_job, _self, _ret) do {					\
+	ASSERT_EQ(0, importer_do((_self)->holder.importer, variant->release));	\
+	ASSERT_TRUE(job_ends((_job), JOB_ENDS_MS));				\
+	ASSERT_EQ((_ret), job_result(_job));					\
+} while (0)
+
+/* The DMABUF is revoked, and its importers have released it. */
+#define ASSERT_DEAD(_fd) \
+	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->device, (_fd)))
 
 static void nothing(int sig)
 {
@@ -237,111 +193,31 @@ static void catch_signal(int sig)
 	VFIO_ASSERT_EQ(sigaction(sig, &action, NULL), 0);
 }
 
+/* Revoke waits for importers, not for CPUs. A second one waits, too. */
 TEST_DRAIN(revoke_waits)
 {
-	struct job job;
+	struct job jobs[2];
 
-	job_start(&job, self, do_revoke);
-	ASSERT_TRUE(reaches_wait(self, REVOKED));
-	ASSERT_TRUE(job_waits(&job));
-
+	ASSERT_WAITS(&jobs[0], self, job_revoke, REVOKED);
 	ASSERT_TRUE(vfio_pci_dmabuf_fdinfo_has(self->fd, "importers", "1"));
-
-	/* CPUs are not waited for: they are out already. */
 	ASSERT_EQ(SIGBUS, try_touch_pages(self->vaddr, self->size));
+	ASSERT_EQ(1, importer_do(self->holder.importer,
+				 VFIO_PCI_DMABUF_TEST_NR_INVALIDATED));
+	ASSERT_WAITS(&jobs[1], self, job_revoke, REVOKED);
 
-	ASSERT_EQ(0, importer_do(self->importer, variant->let_go));
-	ASSERT_EQ(0, job_result(&job));
+	ASSERT_ENDS(&jobs[0], self, 0);
+	ASSERT_EQ(0, job_result(&jobs[1]));
 	ASSERT_TRUE(vfio_pci_dmabuf_fdinfo_has(self->fd, "state", "revoked"));
 	ASSERT_EQ(SIGBUS, try_touch_pages(self->vaddr, self->size));
-	ASSERT_EQ(-EBADFD, do_revoke(self));
-	ASSERT_EQ(1, importer_do(self->importer,
-				 VFIO_PCI_DMABUF_TEST_NR_INVALIDATED));
+	ASSERT_DEAD(self->fd);
 }
 
-/* What the trace says of @event, behind the name of the device, or NULL */
-static const char *trace_of(const char *event, u64 ino)
-{
-	static char line[512];
-	FILE *file = fopen(TRACING "trace", "r");
-	char start[128];
-	char *found = NULL;
-
-	VFIO_ASSERT_NOT_NULL(file);
-	snprintf(start, sizeof(start), "vfio_pci_dma_buf_%s: %s: ino=%lu", event,
-		 device_bdf, ino);
-	while (!found && fgets(line, sizeof(line), file)) {
-		found = strstr(line, start);
-		if (found)
-			found += strlen(start);
-		/* Or it is only the beginning of another number */
-		if (found && !isspace(*found))
-			found = NULL;
-	}
-	VFIO_ASSERT_EQ(fclose(file), 0);
-
-	return found;
-}
-
-/* How long it took, if it succeeded */
-static u64 trace_ns(const char *event, u64 ino)
-{
-	const char *found = trace_of(event, ino);
-	char *end;
-	u64 ns;
-
-	VFIO_ASSERT_NOT_NULL(found);
-	VFIO_ASSERT_EQ(strncmp(found, " ns=", 4), 0);
-	ns = strtoul(found + 4, &end, 10);
-	VFIO_ASSERT_EQ(strcmp(end, " ret=0\n"), 0);
-
-	return ns;
-}
-
-/* What an operator sees of a revoke that waits, and of its end */
-TEST_DRAIN(trace)
-{
-	char expected[32];
-	struct stat st;
-	struct job job;
-
-	if (write_file(TRACING "events/vfio_pci/enable", 0, "1"))
-		SKIP(return, "No trace events");
-	self->tracing = true;
-	ASSERT_EQ(0, write_file(TRACING "trace", O_TRUNC, " "));
-	ASSERT_EQ(0, fstat(self->fd, &st));
-
-	munmap_assert(self->vaddr, self->size);
-	self->vaddr = mmap_shared(self->fd, 0, self->size);
-	ASSERT_NE(NULL, trace_of("mmap", st.st_ino));
-
-	job_start(&job, self, do_revoke);
-	ASSERT_TRUE(reaches_wait(self, REVOKED));
-	ASSERT_TRUE(job_waits(&job));
-	ASSERT_NE(NULL, trace_of("zap", st.st_ino));
-	snprintf(expected, sizeof(expected), " maps=%d\n",
-		 variant->hold == VFIO_PCI_DMABUF_TEST_MAP);
-	ASSERT_STREQ(expected, trace_of("drain_begin", st.st_ino));
-	ASSERT_EQ(NULL, trace_of("drain_end", st.st_ino));
-	ASSERT_EQ(NULL, trace_of("revoke", st.st_ino));
-
-	ASSERT_EQ(0, importer_do(self->importer, variant->let_go));
-	ASSERT_EQ(0, job_result(&job));
-
-	/* It was waiting before job_waits() began to. */
-	ASSERT_LE(WAITS_MS * 1000000UL, trace_ns("drain_end", st.st_ino));
-	ASSERT_LE(trace_ns("drain_end", st.st_ino),
-		  trace_ns("revoke", st.st_ino));
-}
-
-TEST_DRAIN(importer_that_dies_lets_go)
+TEST_DRAIN(close_of_importer_ends_the_wait)
 {
 	struct job job;
 
-	job_start(&job, self, do_revoke);
-	ASSERT_TRUE(reaches_wait(self, REVOKED));
-	ASSERT_TRUE(job_waits(&job));
-	importer_end(self);
+	ASSERT_WAITS(&job, self, job_revoke, REVOKED);
+	holder_close(&self->holder);
 	ASSERT_EQ(0, job_result(&job));
 }
 
@@ -351,10 +227,7 @@ TEST_DRAIN(nothing_new_while_revoke_waits)
 	struct job job;
 	void *vaddr;
 
-	job_start(&job, self, do_revoke);
-	ASSERT_TRUE(reaches_wait(self, REVOKED));
-	ASSERT_TRUE(job_waits(&job));
-
+	ASSERT_WAITS(&job, self, job_revoke, REVOKED);
 	ASSERT_EQ(-ENODEV, __importer_attach(importer, self->device, self->fd,
 					     0));
 	ASSERT_EQ(-ENODEV, __iommu_map_file(self->iommu, self->fd, 0,
@@ -362,203 +235,81 @@ TEST_DRAIN(nothing_new_while_revoke_waits)
 	ASSERT_EQ(-ENODEV, __mmap_shared(self->fd, 0, self->size, PROT_READ,
 					 &vaddr));
 	if (variant->hold != VFIO_PCI_DMABUF_TEST_MAP)
-		ASSERT_EQ(-ENODEV, importer_do(self->importer,
+		ASSERT_EQ(-ENODEV, importer_do(self->holder.importer,
 					       VFIO_PCI_DMABUF_TEST_MAP));
-
-	ASSERT_EQ(0, importer_do(self->importer, variant->let_go));
-	ASSERT_EQ(0, job_result(&job));
-	close_assert(importer);
+	ASSERT_ENDS(&job, self, 0);
 }
 
-/* Who has the fd can add fences all the time, and must not prolong the wait. */
+/* A holder of the fd can add fences all the time, and must not prolong the wait. */
 TEST_DRAIN(late_fence_is_not_waited_for)
 {
-	struct importer_guard *guard;
-	int other = importer_open();
+	struct holder other;
 	struct job job;
 
-	guard = importer_guard_start(other);
-	importer_attach(other, self->device, self->fd, 0);
-	job_start(&job, self, do_revoke);
-	ASSERT_TRUE(reaches_wait(self, REVOKED));
+	ASSERT_TRUE(holder_open(&other));
+	importer_attach(other.importer, self->device, self->fd, 0);
+	ASSERT_WAITS(&job, self, job_revoke, REVOKED);
 	ASSERT_TRUE(vfio_pci_dmabuf_fdinfo_has(self->fd, "importers", "2"));
-	ASSERT_EQ(0, importer_do(other, VFIO_PCI_DMABUF_TEST_FENCE));
-	ASSERT_TRUE(job_waits(&job));
-	ASSERT_EQ(0, importer_do(self->importer, variant->let_go));
-	ASSERT_EQ(0, job_result(&job));
-	ASSERT_EQ(-EBADFD, do_revoke(self));
+	EXPECT_EQ(0, importer_do(other.importer, VFIO_PCI_DMABUF_TEST_FENCE));
+	EXPECT_TRUE(job_waits(&job));
+	EXPECT_EQ(0, importer_do(self->holder.importer, variant->release));
+	EXPECT_TRUE(job_ends(&job, JOB_ENDS_MS));
+	EXPECT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->device,
+						     self->fd));
 
-	importer_guard_stop(guard);
-	close_assert(other);
+	holder_close(&other);
+	ASSERT_EQ(0, job_result(&job));
 }
 
 /* The whole life of another buffer of the same device, and of a BAR mapping */
 TEST_DRAIN(others_go_on_while_revoke_waits)
 {
-	int other = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
-						 self->size);
-	void *old = mmap_shared(other, 0, self->size);
-	void *new, *bar;
+	void *vaddr, *bar;
 	struct job job;
-	int fd;
+	int i;
 
-	job_start(&job, self, do_revoke);
-	ASSERT_TRUE(reaches_wait(self, REVOKED));
+	self->other = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
+						   self->size);
+	vaddr = mmap_shared(self->other, 0, self->size);
+	ASSERT_WAITS(&job, self, job_revoke, REVOKED);
+
+	for (i = 0; i < 2; i++) {
+		bar = vfio_pci_region_mmap(self->device, self->bar, 0,
+					   self->size);
+		ASSERT_EQ(0, try_touch_pages(vaddr, self->size));
+		ASSERT_EQ(0, try_touch_pages(bar, self->size));
+		vfio_pci_dmabuf_revoke(self->device, self->other);
+		ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, self->size));
+		ASSERT_EQ(0, try_touch_pages(bar, self->size));
+		munmap_assert(bar, self->size);
+		munmap_assert(vaddr, self->size);
+		close_assert(self->other);
+		self->other = vfio_pci_dmabuf_export_range(self->device,
+							   self->bar, 0,
+							   self->size);
+		vaddr = mmap_shared(self->other, 0, self->size);
+	}
 	ASSERT_TRUE(job_waits(&job));
-
-	ASSERT_EQ(0, try_touch_pages(old, self->size));
-	vfio_pci_dmabuf_revoke(self->device, other);
-	ASSERT_EQ(SIGBUS, try_touch_pages(old, self->size));
-
-	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
-					  self->size);
-	new = mmap_shared(fd, 0, self->size);
-	bar = vfio_pci_region_mmap(self->device, self->bar, 0, self->size);
-	ASSERT_EQ(0, try_touch_pages(new, self->size));
-	ASSERT_EQ(0, try_touch_pages(bar, self->size));
-	vfio_pci_dmabuf_revoke(self->device, fd);
-	ASSERT_EQ(SIGBUS, try_touch_pages(new, self->size));
-	ASSERT_EQ(0, try_touch_pages(bar, self->size));
-	ASSERT_TRUE(job_waits(&job));
-
-	munmap_assert(bar, self->size);
-	munmap_assert(new, self->size);
-	munmap_assert(old, self->size);
-	close_assert(fd);
-	close_assert(other);
-
-	ASSERT_EQ(0, importer_do(self->importer, variant->let_go));
-	ASSERT_EQ(0, job_result(&job));
+	ASSERT_ENDS(&job, self, 0);
 }
 
-TEST_DRAIN(second_revoke_waits_too)
-{
-	struct job jobs[2];
-
-	job_start(&jobs[0], self, do_revoke);
-	ASSERT_TRUE(reaches_wait(self, REVOKED));
-	ASSERT_TRUE(job_waits(&jobs[0]));
-	job_start(&jobs[1], self, do_revoke);
-	ASSERT_TRUE(reaches_wait(self, REVOKED));
-	ASSERT_TRUE(job_waits(&jobs[1]));
-
-	ASSERT_EQ(0, importer_do(self->importer, variant->let_go));
-	ASSERT_EQ(0, job_result(&jobs[0]));
-	ASSERT_EQ(0, job_result(&jobs[1]));
-	ASSERT_EQ(-EBADFD, do_revoke(self));
-}
-
+/* Calling again goes on waiting, until there is nothing to wait for. */
 TEST_DRAIN(signal_ends_the_wait)
 {
 	struct job job;
+	int i;
 
 	catch_signal(SIGUSR1);
-	job_start(&job, self, do_revoke);
-	ASSERT_TRUE(reaches_wait(self, REVOKED));
-	ASSERT_TRUE(job_waits(&job));
-	ASSERT_EQ(0, pthread_kill(job.thread, SIGUSR1));
-	ASSERT_EQ(-EINTR, job_result(&job));
-	ASSERT_EQ(SIGBUS, try_touch_pages(self->vaddr, self->size));
-
-	/* Calling again goes on waiting, until there is nothing to wait for. */
-	job_start(&job, self, do_revoke);
-	ASSERT_TRUE(reaches_wait(self, REVOKED));
-	ASSERT_TRUE(job_waits(&job));
-	ASSERT_EQ(0, pthread_kill(job.thread, SIGUSR1));
-	ASSERT_EQ(-EINTR, job_result(&job));
-
-	ASSERT_EQ(0, importer_do(self->importer, variant->let_go));
-	ASSERT_EQ(0, do_revoke(self));
-	ASSERT_EQ(-EBADFD, do_revoke(self));
-}
-
-TEST_DRAIN(killed_and_continued)
-{
-	int status;
-	pid_t pid;
-
-	pid = fork();
-	ASSERT_GE(pid, 0);
-	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		_exit(do_revoke(self) ? 1 : 0);
+	for (i = 0; i < 2; i++) {
+		ASSERT_WAITS(&job, self, job_revoke, REVOKED);
+		ASSERT_EQ(0, pthread_kill(job.thread, SIGUSR1));
+		ASSERT_EQ(-EINTR, job_result(&job));
+		ASSERT_EQ(SIGBUS, try_touch_pages(self->vaddr, self->size));
 	}
 
-	ASSERT_TRUE(reaches_wait(self, REVOKED));
-	usleep(WAITS_MS * 1000);
-	ASSERT_EQ(0, waitpid(pid, &status, WNOHANG));
-	ASSERT_EQ(0, kill(pid, SIGKILL));
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-	ASSERT_EQ(SIGBUS, try_touch_pages(self->vaddr, self->size));
-
-	ASSERT_EQ(0, importer_do(self->importer, variant->let_go));
-	ASSERT_EQ(0, do_revoke(self));
-	ASSERT_EQ(-EBADFD, do_revoke(self));
-}
-
-/*
- * What the device itself does has to wait as well, and nothing ends that but the
- * importer: there is no reset with DMA underway.
- */
-static void device_waits(struct __test_metadata *_metadata,
-			 FIXTURE_DATA(dmabuf_drain) *self, unsigned int let_go,
-			 int (*fn)(FIXTURE_DATA(dmabuf_drain) *self),
-			 const char *state)
-{
-	struct job job;
-
-	catch_signal(SIGUSR1);
-	job_start(&job, self, fn);
-	ASSERT_TRUE(reaches_wait(self, state));
-	ASSERT_TRUE(job_waits(&job));
-	ASSERT_EQ(0, pthread_kill(job.thread, SIGUSR1));
-	ASSERT_TRUE(job_waits(&job));
-
-	ASSERT_EQ(0, importer_do(self->importer, let_go));
-	ASSERT_EQ(0, job_result(&job));
-}
-
-TEST_DRAIN(memory_disable_waits)
-{
-	device_waits(_metadata, self, variant->let_go, do_memory_off, OFF);
-	ASSERT_EQ(SIGBUS, try_touch_pages(self->vaddr, self->size));
-	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
-	ASSERT_EQ(0, try_touch_pages(self->vaddr, self->size));
-
-	/* The importer may come again, and is then waited for again. */
-	ASSERT_EQ(0, importer_do(self->importer, variant->hold));
-	device_waits(_metadata, self, variant->let_go, do_memory_off, OFF);
-	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
-}
-
-TEST_DRAIN(reset_waits)
-{
-	if (!(self->device->info.flags & VFIO_DEVICE_FLAGS_RESET))
-		SKIP(return, "The device has no reset");
-
-	device_waits(_metadata, self, variant->let_go, do_reset, OFF);
-	ASSERT_EQ(0, try_touch_pages(self->vaddr, self->size));
-}
-
-TEST_DRAIN(close_waits)
-{
-	device_waits(_metadata, self, variant->let_go, do_close, OFF);
-	ASSERT_EQ(SIGBUS, try_touch_pages(self->vaddr, self->size));
-	self->device = NULL;
-}
-
-/* Touch pages in a child that ends with what came of it. */
-static pid_t touching_child(void *vaddr, size_t size)
-{
-	pid_t pid = fork();
-
-	VFIO_ASSERT_GE(pid, 0);
-	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		_exit(try_touch_pages(vaddr, size));
-	}
-	return pid;
+	ASSERT_EQ(0, importer_do(self->holder.importer, variant->release));
+	vfio_pci_dmabuf_revoke(self->device, self->fd);
+	ASSERT_DEAD(self->fd);
 }
 
 /* The exit status or, negative, the signal that ended it; INT_MIN if it goes on */
@@ -578,144 +329,224 @@ static int child_ends(pid_t pid, int timeout_ms)
 	return INT_MIN;
 }
 
-/*
- * While a reset or its like waits for an importer, what is revoked for good does
- * not wait with it, and what does wait can be killed.
- */
-TEST_DRAIN(faults_while_device_waits)
+TEST_DRAIN(killed_and_continued)
 {
-	int dead = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
-						self->size);
-	int usable = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
-						  self->size);
-	void *dead_map = mmap_shared(dead, 0, self->size);
-	void *usable_map = mmap_shared(usable, 0, self->size);
-	struct job job;
 	pid_t pid;
 
-	vfio_pci_dmabuf_revoke(self->device, dead);
-	job_start(&job, self, do_memory_off);
-	ASSERT_TRUE(reaches_wait(self, OFF));
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		_exit(!!__vfio_pci_dmabuf_revoke(self->device, self->fd));
+	}
 
-	pid = touching_child(dead_map, self->size);
-	EXPECT_EQ(SIGBUS, child_ends(pid, ENDS_MS));
-
-	pid = touching_child(usable_map, self->size);
-	EXPECT_EQ(INT_MIN, child_ends(pid, WAITS_MS));
+	ASSERT_TRUE(reaches_wait(&self->holder, self->fd, REVOKED));
+	ASSERT_EQ(INT_MIN, child_ends(pid, JOB_WAITS_MS));
 	ASSERT_EQ(0, kill(pid, SIGKILL));
-	EXPECT_EQ(-SIGKILL, child_ends(pid, ENDS_MS));
+	ASSERT_EQ(-SIGKILL, child_ends(pid, JOB_ENDS_MS));
+	ASSERT_EQ(SIGBUS, try_touch_pages(self->vaddr, self->size));
 
-	ASSERT_EQ(0, importer_do(self->importer, variant->let_go));
-	ASSERT_EQ(0, job_result(&job));
-
-	munmap_assert(usable_map, self->size);
-	munmap_assert(dead_map, self->size);
-	close_assert(usable);
-	close_assert(dead);
+	ASSERT_EQ(0, importer_do(self->holder.importer, variant->release));
+	vfio_pci_dmabuf_revoke(self->device, self->fd);
+	ASSERT_DEAD(self->fd);
 }
-
-static int do_close_other(FIXTURE_DATA(dmabuf_drain) *self)
-{
-	close_assert(self->other);
-	return 0;
-}
-
-/* Of drivers/dma-buf/sw_sync.c, not in any header */
-struct sw_sync_create_fence_data {
-	u32 value;
-	char name[32];
-	s32 fence;
-};
-
-#define SW_SYNC_IOC_CREATE_FENCE _IOWR('W', 0, struct sw_sync_create_fence_data)
-#define SW_SYNC_IOC_INC		 _IOW('W', 1, u32)
 
 /*
- * Who puts the last fd of a DMABUF may be who has yet to signal its fence. So the
- * close must not wait for who waits for that.
+ * What the device itself does has to wait as well, and no signal ends that wait:
+ * there is no reset with DMA underway.
  */
-TEST_DRAIN(last_fd_while_device_waits)
-{
-	struct dma_buf_import_sync_file import = { .flags = DMA_BUF_SYNC_WRITE };
-	struct sw_sync_create_fence_data create = { .value = 1 };
-	int timeline = open("/sys/kernel/debug/sync/sw_sync", O_RDWR);
-	struct job job, close_job;
-	u32 steps = 1;
+#define ASSERT_DEVICE_WAITS(_self, _fn, _state) do {				\
+	struct job __job;							\
+										\
+	catch_signal(SIGUSR1);							\
+	ASSERT_WAITS(&__job, (_self), (_fn), (_state));				\
+	ASSERT_EQ(0, pthread_kill(__job.thread, SIGUSR1));			\
+	ASSERT_TRUE(job_waits(&__job));						\
+	ASSERT_ENDS(&__job, (_self), 0);					\
+} while (0)
 
-	if (timeline < 0)
-		SKIP(return, "No fences by CONFIG_SW_SYNC");
+TEST_DRAIN(memory_disable_waits)
+{
+	ASSERT_DEVICE_WAITS(self, do_memory_off, OFF);
+	ASSERT_EQ(SIGBUS, try_touch_pages(self->vaddr, self->size));
+	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+	ASSERT_EQ(0, try_touch_pages(self->vaddr, self->size));
+
+	/* The importer may come again, and is then waited for again. */
+	ASSERT_EQ(0, importer_do(self->holder.importer, variant->hold));
+	ASSERT_DEVICE_WAITS(self, do_memory_off, OFF);
+}
+
+TEST_DRAIN(reset_waits)
+{
+	if (!(self->device->info.flags & VFIO_DEVICE_FLAGS_RESET))
+		SKIP(return, "The device has no reset");
+
+	ASSERT_DEVICE_WAITS(self, do_reset, OFF);
+	ASSERT_EQ(0, try_touch_pages(self->vaddr, self->size));
+}
+
+/* The buffer is dead from the beginning of the close. */
+TEST_DRAIN(close_waits)
+{
+	ASSERT_DEVICE_WAITS(self, do_close_device, REVOKED);
+	ASSERT_EQ(SIGBUS, try_touch_pages(self->vaddr, self->size));
+}
+
+/* Touch pages in a child that ends with what came of it. */
+static pid_t touching_child(void *vaddr, size_t size)
+{
+	pid_t pid = fork();
+
+	VFIO_ASSERT_GE(pid, 0);
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		_exit(try_touch_pages(vaddr, size));
+	}
+	return pid;
+}
+
+/*
+ * While a reset waits for an importer, a touch of a permanently revoked buffer does
+ * not wait; that of another buffer waits, can be killed, and is done in the end.
+ */
+TEST_DRAIN(faults_during_reset)
+{
+	void *vaddr[3];
+	struct job job;
+	pid_t pid[3];
+	int i, fd;
+
+	if (!(self->device->info.flags & VFIO_DEVICE_FLAGS_RESET))
+		SKIP(return, "The device has no reset");
+
+	for (i = 0; i < 3; i++) {
+		fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
+						  self->size);
+		vaddr[i] = mmap_shared(fd, 0, self->size);
+		if (!i)
+			vfio_pci_dmabuf_revoke(self->device, fd);
+	}
+
+	ASSERT_WAITS(&job, self, do_reset, OFF);
+	for (i = 0; i < 3; i++)
+		pid[i] = touching_child(vaddr[i], self->size);
+	EXPECT_EQ(SIGBUS, child_ends(pid[0], JOB_ENDS_MS));
+	EXPECT_EQ(INT_MIN, child_ends(pid[1], JOB_WAITS_MS));
+	EXPECT_EQ(0, kill(pid[1], SIGKILL));
+	EXPECT_EQ(-SIGKILL, child_ends(pid[1], JOB_ENDS_MS));
+	EXPECT_EQ(INT_MIN, child_ends(pid[2], 0));
+
+	ASSERT_ENDS(&job, self, 0);
+	ASSERT_EQ(0, child_ends(pid[2], JOB_ENDS_MS));
+}
+
+/*
+ * Revoke does not wait for a reset in progress, whatever that waits for; the revoke
+ * of what the reset waits for has to wait for the same importer.
+ */
+TEST_DRAIN(revoke_during_reset)
+{
+	struct job reset, revoke, revoke_other;
+	void *vaddr;
+
+	if (!(self->device->info.flags & VFIO_DEVICE_FLAGS_RESET))
+		SKIP(return, "The device has no reset");
 
 	self->other = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
 						   self->size);
-	ioctl_assert(timeline, SW_SYNC_IOC_CREATE_FENCE, &create);
-	import.fd = create.fence;
-	ioctl_assert(self->other, DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &import);
-	close_assert(create.fence);
+	vaddr = mmap_shared(self->other, 0, self->size);
+	ASSERT_EQ(0, try_touch_pages(vaddr, self->size));
 
-	/* It is the first that is waited for. */
-	ASSERT_EQ(0, importer_do(self->importer, variant->let_go));
-	job_start(&job, self, do_memory_off);
-	ASSERT_TRUE(vfio_pci_dmabuf_reaches_state(self->other, OFF, ENDS_MS));
-	ASSERT_TRUE(job_waits(&job));
+	ASSERT_WAITS(&reset, self, do_reset, OFF);
+	job_start(&revoke_other, job_revoke, self->device, self->other);
+	ASSERT_TRUE(job_ends(&revoke_other, JOB_ENDS_MS / 4));
+	ASSERT_EQ(0, job_result(&revoke_other));
+	ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, self->size));
+	ASSERT_DEAD(self->other);
 
-	job_start(&close_job, self, do_close_other);
-	EXPECT_TRUE(job_ends(&close_job, ENDS_MS));
-	ASSERT_TRUE(job_waits(&job));
-
-	ioctl_assert(timeline, SW_SYNC_IOC_INC, &steps);
-	ASSERT_EQ(0, job_result(&close_job));
-	ASSERT_EQ(0, job_result(&job));
-	close_assert(timeline);
+	job_start(&revoke, job_revoke, self->device, self->fd);
+	ASSERT_TRUE(job_waits(&revoke));
+	ASSERT_TRUE(vfio_pci_dmabuf_fdinfo_has(self->fd, "state", REVOKED));
+	ASSERT_EQ(SIGBUS, try_touch_pages(self->vaddr, self->size));
+	ASSERT_ENDS(&reset, self, 0);
+	ASSERT_EQ(0, job_result(&revoke));
+	ASSERT_EQ(SIGBUS, try_touch_pages(self->vaddr, self->size));
+	ASSERT_DEAD(self->fd);
 }
 
-/* A reset is not kept from a device by a revoke that waits, but joins it. */
+/*
+ * The one who closes the last fd of a DMABUF may be the one whom a reset waits for.
+ * So the close must not wait for the reset.
+ */
+TEST_DRAIN(close_of_last_fd_while_device_waits)
+{
+	struct job job, close_job;
+
+	self->other = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
+						   self->size);
+	ASSERT_WAITS(&job, self, do_memory_off, OFF);
+	job_start(&close_job, do_close_fd, self->device, self->other);
+	ASSERT_TRUE(job_ends(&close_job, JOB_ENDS_MS / 4));
+	ASSERT_EQ(0, job_result(&close_job));
+
+	/* The importer may be the last to have the DMABUF that is waited for. */
+	munmap_assert(self->vaddr, self->size);
+	close_assert(self->fd);
+	ASSERT_TRUE(job_waits(&job));
+	holder_close(&self->holder);
+	ASSERT_EQ(0, job_result(&job));
+}
+
+/* A revoke that waits does not keep the device from a reset: that joins it. */
 TEST_DRAIN(memory_disable_while_revoke_waits)
 {
 	struct job revoke, off;
 
-	job_start(&revoke, self, do_revoke);
-	ASSERT_TRUE(reaches_wait(self, REVOKED));
-	ASSERT_TRUE(job_waits(&revoke));
-	job_start(&off, self, do_memory_off);
-	ASSERT_TRUE(reaches_wait(self, REVOKED));
-	ASSERT_TRUE(job_waits(&off));
-
-	ASSERT_EQ(0, importer_do(self->importer, variant->let_go));
-	ASSERT_EQ(0, job_result(&revoke));
+	ASSERT_WAITS(&revoke, self, job_revoke, REVOKED);
+	ASSERT_WAITS(&off, self, do_memory_off, REVOKED);
+	ASSERT_ENDS(&revoke, self, 0);
 	ASSERT_EQ(0, job_result(&off));
 	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
 	ASSERT_EQ(SIGBUS, try_touch_pages(self->vaddr, self->size));
-	ASSERT_EQ(-EBADFD, do_revoke(self));
+	ASSERT_DEAD(self->fd);
+}
+
+/* mmap(), munmap() and export */
+static int do_map_all(void *arg, int fd)
+{
+	FIXTURE_DATA(dmabuf_drain) *self = arg;
+	void *vaddr;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		self->other = vfio_pci_dmabuf_export_range(self->device,
+							   self->bar, 0,
+							   self->size);
+		vaddr = mmap_shared(self->fd, 0, self->size);
+		munmap_assert(vaddr, self->size);
+		vaddr = vfio_pci_region_mmap(self->device, self->bar, 0,
+					     self->size);
+		munmap_assert(vaddr, self->size);
+	}
+	return 0;
 }
 
 /*
- * While access is taken from the whole device, which holds the lock that faults
- * need, nobody who maps or unmaps has to wait: they hold the lock of their
- * address space, on which all threads of the process depend.
+ * While the device waits, nothing that maps or unmaps has to wait: it holds the
+ * lock of its address space, on which all threads of the process depend.
  */
 TEST_DRAIN(mmap_does_not_wait_for_device)
 {
+	struct job job, map;
 	void *dmabuf, *bar;
-	struct job job;
-	int fd;
 
-	job_start(&job, self, do_memory_off);
-	ASSERT_TRUE(reaches_wait(self, OFF));
-	ASSERT_TRUE(job_waits(&job));
-
-	/* If one of these waits, the harness ends the test. */
-	dmabuf = mmap_shared(self->fd, 0, self->size);
+	ASSERT_WAITS(&job, self, do_memory_off, OFF);
+	job_start(&map, do_map_all, self, -1);
+	ASSERT_TRUE(job_ends(&map, JOB_ENDS_MS / 4));
 	bar = vfio_pci_region_mmap(self->device, self->bar, 0, self->size);
-	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
-					  self->size);
-	munmap_assert(bar, self->size);
-	munmap_assert(dmabuf, self->size);
-	bar = vfio_pci_region_mmap(self->device, self->bar, 0, self->size);
-	dmabuf = mmap_shared(fd, 0, self->size);
-	ASSERT_TRUE(job_waits(&job));
-
-	ASSERT_EQ(0, importer_do(self->importer, variant->let_go));
-	ASSERT_EQ(0, job_result(&job));
+	dmabuf = mmap_shared(self->other, 0, self->size);
+	ASSERT_ENDS(&job, self, 0);
 
 	/* What was made meanwhile is as the device is. */
 	ASSERT_EQ(SIGBUS, try_touch_pages(bar, self->size));
@@ -723,91 +554,71 @@ TEST_DRAIN(mmap_does_not_wait_for_device)
 	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
 	ASSERT_EQ(0, try_touch_pages(bar, self->size));
 	ASSERT_EQ(0, try_touch_pages(dmabuf, self->size));
-
-	munmap_assert(bar, self->size);
-	munmap_assert(dmabuf, self->size);
-	close_assert(fd);
 }
 
 /* Independent of what holds the buffer */
 FIXTURE(dmabuf_importer) {
-	struct iommu *iommu;
-	struct vfio_pci_device *device;
+	DMABUF_FIXTURE;
 	int importer;
-	int bar;
+	int timeline;
 	int fd;
 };
 
 FIXTURE_SETUP(dmabuf_importer)
 {
-	const char *reason;
-
+	self->timeline = -1;
 	self->importer = importer_open();
 	if (self->importer < 0)
 		SKIP(return, "No test importer");
 
-	reason = dmabuf_test_open(device_bdf, false, page_size, &self->iommu,
-				  &self->device, &self->bar);
-	if (reason)
-		SKIP(return, "%s", reason);
+	DMABUF_SETUP(self, false, page_size);
 	self->fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
 						page_size);
 }
 
+/* The close of the timeline signals its fences. */
 FIXTURE_TEARDOWN(dmabuf_importer)
 {
+	if (self->timeline >= 0)
+		close_assert(self->timeline);
 	close_assert(self->importer);
-	close_assert(self->fd);
-	vfio_pci_device_cleanup(self->device);
-	iommu_cleanup(self->iommu);
 }
 
-/* One that cannot be told to let go must not get hold of the buffer. */
-TEST_F(dmabuf_importer, cannot_revoke)
+#define UNABLE	(VFIO_PCI_DMABUF_TEST_NO_INVALIDATE | VFIO_PCI_DMABUF_TEST_NO_P2P)
+
+/* An importer that cannot be told to release a buffer, or cannot do peer-to-peer */
+TEST_F(dmabuf_importer, attach)
 {
 	ASSERT_EQ(-EOPNOTSUPP,
 		  __importer_attach(self->importer, self->device, self->fd,
 				    VFIO_PCI_DMABUF_TEST_NO_INVALIDATE));
-	importer_attach(self->importer, self->device, self->fd, 0);
-}
-
-TEST_F(dmabuf_importer, cannot_do_peer_to_peer)
-{
 	ASSERT_EQ(-EOPNOTSUPP,
 		  __importer_attach(self->importer, self->device, self->fd,
 				    VFIO_PCI_DMABUF_TEST_NO_P2P));
+	ASSERT_EQ(-EOPNOTSUPP, __importer_attach(self->importer, self->device,
+						 self->fd, UNABLE));
+	importer_attach(self->importer, self->device, self->fd, 0);
 }
 
-TEST_F(dmabuf_importer, not_attached_to_revoked)
-{
-	vfio_pci_dmabuf_revoke(self->device, self->fd);
-	ASSERT_EQ(-ENODEV, __importer_attach(self->importer, self->device,
-					     self->fd, 0));
-}
-
-/* An attachment alone holds nothing. */
+/* An attachment alone holds nothing, and there is no new one afterwards. */
 TEST_F(dmabuf_importer, attached_but_not_mapped)
 {
+	int importer = importer_open();
+
 	importer_attach(self->importer, self->device, self->fd, 0);
 	vfio_pci_dmabuf_revoke(self->device, self->fd);
 	ASSERT_EQ(-ENODEV, importer_do(self->importer,
 				       VFIO_PCI_DMABUF_TEST_MAP));
-	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->device, self->fd));
+	ASSERT_DEAD(self->fd);
+	ASSERT_EQ(-ENODEV, __importer_attach(importer, self->device, self->fd,
+					     0));
 }
 
-/* The importer as it should be: told once, it lets go, and nobody waits. */
-TEST_F(dmabuf_importer, lets_go_when_told)
-{
-	importer_attach(self->importer, self->device, self->fd,
-			VFIO_PCI_DMABUF_TEST_PROMPT);
-	ASSERT_EQ(0, importer_do(self->importer, VFIO_PCI_DMABUF_TEST_MAP));
-	vfio_pci_dmabuf_revoke(self->device, self->fd);
-	ASSERT_EQ(1, importer_do(self->importer,
-				 VFIO_PCI_DMABUF_TEST_NR_INVALIDATED));
-}
-
-/* It is told when access goes, not when it comes back. */
-TEST_F(dmabuf_importer, not_told_of_return)
+/*
+ * The importer as it should be releases the buffer when told, and nobody waits. It
+ * is told when access goes, not when it comes back.
+ */
+TEST_F(dmabuf_importer, releases_when_told)
 {
 	importer_attach(self->importer, self->device, self->fd,
 			VFIO_PCI_DMABUF_TEST_PROMPT);
@@ -821,6 +632,9 @@ TEST_F(dmabuf_importer, not_told_of_return)
 	ASSERT_EQ(1, importer_do(self->importer,
 				 VFIO_PCI_DMABUF_TEST_NR_INVALIDATED));
 	ASSERT_EQ(0, importer_do(self->importer, VFIO_PCI_DMABUF_TEST_MAP));
+	vfio_pci_dmabuf_revoke(self->device, self->fd);
+	ASSERT_EQ(2, importer_do(self->importer,
+				 VFIO_PCI_DMABUF_TEST_NR_INVALIDATED));
 }
 
 /* A buffer starts out as the device is, for importers too. */
@@ -836,10 +650,71 @@ TEST_F(dmabuf_importer, exported_while_memory_disabled)
 	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
 	importer_attach(self->importer, self->device, fd, 0);
 	ASSERT_EQ(0, importer_do(self->importer, VFIO_PCI_DMABUF_TEST_MAP));
+}
 
-	ASSERT_EQ(0, importer_do(self->importer, VFIO_PCI_DMABUF_TEST_UNMAP));
-	vfio_pci_dmabuf_revoke(self->device, fd);
-	close_assert(fd);
+/* Of drivers/dma-buf/sw_sync.c, not in any header */
+struct sw_sync_create_fence_data {
+	u32 value;
+	char name[32];
+	s32 fence;
+};
+
+#define SW_SYNC_IOC_CREATE_FENCE _IOWR('W', 0, struct sw_sync_create_fence_data)
+
+/* Put a fence into the DMABUF. Returns false if the kernel has none. */
+static bool add_fence(FIXTURE_DATA(dmabuf_importer) *self)
+{
+	struct dma_buf_import_sync_file import = { .flags = DMA_BUF_SYNC_WRITE };
+	struct sw_sync_create_fence_data create = { .value = 1 };
+
+	self->timeline = open("/sys/kernel/debug/sync/sw_sync",
+			      O_RDWR | O_CLOEXEC);
+	if (self->timeline < 0)
+		return false;
+
+	ioctl_assert(self->timeline, SW_SYNC_IOC_CREATE_FENCE, &create);
+	import.fd = create.fence;
+	ioctl_assert(self->fd, DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &import);
+	close_assert(create.fence);
+	return true;
+}
+
+/* A fence is waited for on behalf of an importer, so without importer not at all. */
+TEST_F(dmabuf_importer, fence_without_attachment)
+{
+	static int (* const fns[])(void *arg, int fd) = {
+		do_memory_switch, do_reset, job_revoke, do_close_device,
+	};
+	struct job job;
+	int i;
+
+	if (!add_fence(self))
+		SKIP(return, "No fences by CONFIG_SW_SYNC");
+	if (!(self->device->info.flags & VFIO_DEVICE_FLAGS_RESET))
+		SKIP(return, "The device has no reset");
+
+	for (i = 0; i < ARRAY_SIZE(fns); i++) {
+		job_start(&job, fns[i], self->device, self->fd);
+		ASSERT_TRUE(job_ends(&job, JOB_ENDS_MS / 4)) {
+			TH_LOG("operation %d waits", i);
+		}
+		ASSERT_EQ(0, job_result(&job));
+	}
+}
+
+TEST_F(dmabuf_importer, fence_with_attachment)
+{
+	struct job job;
+
+	importer_attach(self->importer, self->device, self->fd, 0);
+	if (!add_fence(self))
+		SKIP(return, "No fences by CONFIG_SW_SYNC");
+
+	job_start(&job, job_revoke, self->device, self->fd);
+	EXPECT_TRUE(job_waits(&job));
+	close_assert(self->timeline);
+	self->timeline = -1;
+	ASSERT_EQ(0, job_result(&job));
 }
 
 /* Map and unmap as fast as it goes, while the buffer is revoked */
@@ -878,7 +753,7 @@ TEST_F_TIMEOUT(dmabuf_importer, map_against_revoke, 300)
 						      0, page_size);
 		pthread_t thread;
 
-		/* Every second one also lets go when it is told to. */
+		/* Every second one also releases the buffer when told. */
 		importer_attach(mapper.importer, self->device, fd,
 				i % 2 ? VFIO_PCI_DMABUF_TEST_PROMPT : 0);
 		ASSERT_EQ(0, pthread_create(&thread, NULL, mapper_main,
@@ -896,7 +771,6 @@ TEST_F_TIMEOUT(dmabuf_importer, map_against_revoke, 300)
 
 int main(int argc, char *argv[])
 {
-	page_size = getpagesize();
-	device_bdf = vfio_selftests_get_bdf(&argc, argv);
+	dmabuf_test_init(&argc, argv);
 	return test_harness_run(argc, argv);
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The operations on DMABUFs with each of their memory allocations failing in
- * turn: the first, then the second, and so on until none is left to fail. See
- * fail-nth in Documentation/fault-injection/fault-injection.rst.
+ * The operations on DMABUFs with each of their memory allocations failing in turn:
+ * the first, then the second, and so on until none is left to fail. See fail-nth in
+ * Documentation/fault-injection/fault-injection.rst.
  *
  * Needs a kernel with CONFIG_FAULT_INJECTION_DEBUG_FS, CONFIG_FAILSLAB and
- * CONFIG_FAIL_PAGE_ALLOC, and says most on one that also checks itself.
+ * CONFIG_FAIL_PAGE_ALLOC, and finds most on one that also checks itself.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -17,19 +17,16 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 
 #include <linux/bitops.h>
 #include <linux/sizes.h>
 #include <linux/vfio.h>
 
-#include <libvfio.h>
+#include <libvfio/dmabuf_test.h>
 
 #include "kselftest_harness.h"
-
-static const char *device_bdf;
-
-static size_t page_size;
 
 #define DEBUGFS		"/sys/kernel/debug/"
 
@@ -37,40 +34,51 @@ static size_t page_size;
 #define MAX_NTH		1000
 
 #define MANY_RANGES	64
-
-#define UC		VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_UC
-#define WC		VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC
-
-/* Until an operation has ended before so many allocations */
-#define for_each_nth(_nth, _failed) \
-	for ((_nth) = 1, (_failed) = true; (_failed); (_nth)++)
-
 #define NR_IMPORTERS	2
 
+#define WC		VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC
+
+/* Have any allocation fail, without messages */
+static const struct {
+	const char *file;
+	const char *val;
+} settings[] = {
+	{ DEBUGFS "failslab/ignore-gfp-wait", "N" },
+	{ DEBUGFS "failslab/verbose", "0" },
+	{ DEBUGFS "fail_page_alloc/ignore-gfp-wait", "N" },
+	{ DEBUGFS "fail_page_alloc/ignore-gfp-highmem", "N" },
+	{ DEBUGFS "fail_page_alloc/min-order", "0" },
+	{ DEBUGFS "fail_page_alloc/verbose", "0" },
+};
+
+#define NR_SETTINGS ARRAY_SIZE(settings)
+
 FIXTURE(dmabuf_fail_nth) {
-	struct iommu *iommu;
-	struct vfio_pci_device *device;
+	DMABUF_FIXTURE;
+	/* What to restore */
+	char saved[NR_SETTINGS][32];
+	char driver[64];
 	int fail_nth;
-	int bar;
 	int fd;
-	/* Address space with nobody in it or near it, so without page tables */
+	/* Address space with nothing in it or near it, so without page tables */
 	void *hole;
 	int nr_fds;
 	int nr_dmabufs;
 	int importers[NR_IMPORTERS];
 	struct importer_guard *guards[NR_IMPORTERS];
+	/* What an operation works with */
+	struct operation {
+		/* Not to fail; @fn returns -errno, and @after gets that */
+		void (*before)(FIXTURE_DATA(dmabuf_fail_nth) *self);
+		int (*fn)(FIXTURE_DATA(dmabuf_fail_nth) *self);
+		void (*after)(FIXTURE_DATA(dmabuf_fail_nth) *self, int ret);
+		int file;
+		u64 offset;
+		size_t misalign;
+		u32 type;
+		u32 nr;
+	} op;
 };
-
-/* Have any allocation fail, and not a word of it in the log */
-static bool setup_fault_injection(void)
-{
-	return !write_file(DEBUGFS "failslab/ignore-gfp-wait", 0, "N") &&
-	       !write_file(DEBUGFS "failslab/verbose", 0, "0") &&
-	       !write_file(DEBUGFS "fail_page_alloc/ignore-gfp-wait", 0, "N") &&
-	       !write_file(DEBUGFS "fail_page_alloc/ignore-gfp-highmem", 0, "N") &&
-	       !write_file(DEBUGFS "fail_page_alloc/min-order", 0, "0") &&
-	       !write_file(DEBUGFS "fail_page_alloc/verbose", 0, "0");
-}
 
 static void set_fail_nth(int fail_nth, unsigned int nth)
 {
@@ -92,163 +100,163 @@ static bool end_fail_nth(int fail_nth)
 	return !atoi(buf);
 }
 
-/* All DMABUFs that there are, those under BAR mappings too */
+/* All DMABUFs in the system, those of BARs too */
 static int count_dmabufs(void)
 {
 	FILE *file = fopen(DEBUGFS "dma_buf/bufinfo", "r");
 	char line[256];
 	int nr = -1;
 
-	if (!file)
-		return -1;
-
+	VFIO_ASSERT_NOT_NULL(file);
 	while (fgets(line, sizeof(line), file))
 		sscanf(line, "Total %d objects", &nr);
 	VFIO_ASSERT_EQ(fclose(file), 0);
+	VFIO_ASSERT_GE(nr, 0);
 
 	return nr;
 }
 
-static int export(FIXTURE_DATA(dmabuf_fail_nth) *self)
+static bool read_setting(int i, char *val, size_t size)
 {
-	return vfio_pci_dmabuf_export_range(self->device, self->bar, 0, SZ_4M);
+	int fd = open(settings[i].file, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return false;
+	VFIO_ASSERT_GT(read(fd, val, size - 1), 0);
+	close_assert(fd);
+	return true;
 }
 
 FIXTURE_SETUP(dmabuf_fail_nth)
 {
-	const char *reason;
+	char *driver;
 	int i;
 
-	self->fd = -1;
 	for (i = 0; i < NR_IMPORTERS; i++)
 		self->importers[i] = -1;
-	if (!setup_fault_injection())
-		SKIP(return, "No fault injection");
+	for (i = 0; i < NR_SETTINGS; i++) {
+		if (!read_setting(i, self->saved[i], sizeof(self->saved[i])))
+			SKIP(return, "No fault injection");
+	}
+	for (i = 0; i < NR_SETTINGS; i++)
+		ASSERT_EQ(0, write_file(settings[i].file, 0, settings[i].val));
 
 	self->fail_nth = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
 	ASSERT_GE(self->fail_nth, 0);
 
-	reason = dmabuf_test_open(device_bdf, true, SZ_4M, &self->iommu,
-				  &self->device, &self->bar);
-	if (reason)
-		SKIP(return, "%s", reason);
+	DMABUF_SETUP(self, true, SZ_4M);
 	touch_fill(self->device->bars[self->bar].vaddr, SZ_4M);
+	driver = sysfs_driver_get(device_bdf);
+	snprintf_assert(self->driver, (int)sizeof(self->driver), "%s", driver);
 
-	self->fd = export(self);
+	self->fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
+						SZ_4M);
 	self->hole = mmap_reserve(3UL * SZ_1G, SZ_1G, 0);
 	munmap_assert(self->hole, 3UL * SZ_1G);
 	self->hole += SZ_1G;
 
 	self->nr_dmabufs = count_dmabufs();
-	ASSERT_GE(self->nr_dmabufs, 0);
 	self->nr_fds = count_fds();
 }
 
-static void importers_close(FIXTURE_DATA(dmabuf_fail_nth) *self)
+/*
+ * Whatever has failed before: all works now, and nothing is left of it. A reference
+ * to the device that got lost would make the unbind wait.
+ */
+FIXTURE_TEARDOWN_PARENT(dmabuf_fail_nth)
 {
-	int i;
-
-	for (i = 0; i < NR_IMPORTERS && self->importers[i] >= 0; i++) {
-		importer_guard_stop(self->guards[i]);
-		close_assert(self->importers[i]);
-		self->importers[i] = -1;
-	}
-}
-
-/* Whatever has failed before: all works now, nothing is left of it. */
-FIXTURE_TEARDOWN(dmabuf_fail_nth)
-{
-	char *driver;
 	void *vaddr;
+	int i, fd;
 
-	if (self->fd < 0)
+	for (i = 0; i < NR_SETTINGS && *self->saved[i]; i++)
+		EXPECT_EQ(0, write_file(settings[i].file, 0, self->saved[i]));
+	if (!*self->driver)
 		return;
 
-	importers_close(self);
-	EXPECT_EQ(self->nr_fds, count_fds());
-	EXPECT_EQ(self->nr_dmabufs, count_dmabufs());
-
-	vaddr = mmap_shared(self->fd, 0, SZ_4M);
+	EXPECT_EQ(0, __sysfs_driver_unbind(self->driver, device_bdf));
+	EXPECT_EQ(0, __sysfs_driver_bind(self->driver, device_bdf));
+	DMABUF_SETUP(self, true, SZ_4M);
+	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0, SZ_4M);
+	vaddr = mmap_shared(fd, 0, SZ_4M);
 	EXPECT_EQ(0, try_touch_pages(vaddr, SZ_64K));
-	vfio_pci_dmabuf_revoke(self->device, self->fd);
+	vfio_pci_dmabuf_revoke(self->device, fd);
 	EXPECT_EQ(SIGBUS, try_touch_pages(vaddr, SZ_64K));
-	munmap_assert(vaddr, SZ_4M);
-	close_assert(self->fd);
-
-	/* A reference to the device that got lost would make the unbind wait. */
-	vfio_pci_device_cleanup(self->device);
-	driver = sysfs_driver_get(device_bdf);
-	EXPECT_EQ(0, __sysfs_driver_unbind(driver, device_bdf));
-	EXPECT_EQ(0, __sysfs_driver_bind(driver, device_bdf));
-	free(driver);
-
-	self->device = vfio_pci_device_init(device_bdf, self->iommu);
-	close_assert(export(self));
-	vfio_pci_device_cleanup(self->device);
-	iommu_cleanup(self->iommu);
-	close_assert(self->fail_nth);
 }
 
 #define TEST_FAIL_NTH(_name) TEST_F_TIMEOUT(dmabuf_fail_nth, _name, 300)
 
+struct result {
+	u32 nr_allocations;
+	u32 nr_failures;
+};
+
 /* Some allocations may fail without harm, but if none does nothing fails. */
-static bool result_is_right(int ret, bool failed)
+static struct result fail_each(struct __test_metadata *_metadata,
+			       FIXTURE_DATA(dmabuf_fail_nth) *self,
+			       struct operation op)
 {
-	return ret >= 0 || (failed && ret == -ENOMEM);
+	struct result result = {};
+	unsigned int nth;
+	bool failed = true;
+	int ret;
+
+	self->op = op;
+	for (nth = 1; failed; nth++) {
+		if (op.before)
+			op.before(self);
+		set_fail_nth(self->fail_nth, nth);
+		ret = op.fn(self);
+		failed = end_fail_nth(self->fail_nth);
+
+		ASSERT_TRUE(ret >= 0 || (failed && ret == -ENOMEM)) {
+			TH_LOG("allocation %u: %d", nth, ret);
+		}
+		result.nr_allocations += failed;
+		result.nr_failures += ret < 0;
+		if (op.after)
+			op.after(self, ret);
+		ASSERT_EQ(self->nr_fds, count_fds());
+		ASSERT_EQ(self->nr_dmabufs, count_dmabufs());
+	}
+
+	TH_LOG("%u allocations, %u failures", result.nr_allocations,
+	       result.nr_failures);
+	return result;
 }
 
-static int export_ranges(FIXTURE_DATA(dmabuf_fail_nth) *self, u32 type, u32 nr)
+static int export_ranges(FIXTURE_DATA(dmabuf_fail_nth) *self)
 {
 	struct vfio_region_dma_range ranges[MANY_RANGES];
 	u32 i;
 
-	for (i = 0; i < nr; i++) {
+	for (i = 0; i < self->op.nr; i++) {
 		ranges[i].offset = 2 * i * page_size;
 		ranges[i].length = page_size;
 	}
 
 	return __vfio_pci_dmabuf_export(self->device, self->bar,
-					O_RDWR | O_CLOEXEC, type, ranges, nr);
+					O_RDWR | O_CLOEXEC, self->op.type,
+					ranges, self->op.nr);
 }
 
-static void fail_export(struct __test_metadata *_metadata,
-			FIXTURE_DATA(dmabuf_fail_nth) *self, u32 type, u32 nr)
+static void close_exported(FIXTURE_DATA(dmabuf_fail_nth) *self, int ret)
 {
-	unsigned int nth, nr_failed = 0;
-	bool failed;
-
-	for_each_nth(nth, failed) {
-		int fd;
-
-		set_fail_nth(self->fail_nth, nth);
-		fd = export_ranges(self, type, nr);
-		failed = end_fail_nth(self->fail_nth);
-
-		ASSERT_TRUE(result_is_right(fd, failed));
-		if (fd >= 0)
-			close_assert(fd);
-		else
-			nr_failed++;
-		ASSERT_EQ(self->nr_fds, count_fds());
-		ASSERT_EQ(self->nr_dmabufs, count_dmabufs());
-	}
-
-	/* Ranges, buffer, inode: so much there is at least. */
-	ASSERT_LE(3, nr_failed);
-	TH_LOG("%u allocations, %u failures", nth - 2, nr_failed);
+	if (ret >= 0)
+		close_assert(ret);
 }
 
+#define EXPORT(_type, _nr) (struct operation) {					\
+	.fn = export_ranges, .after = close_exported, .type = (_type), .nr = (_nr) }
+
+/* Ranges, buffer, inode: so much there is at least. */
 TEST_FAIL_NTH(export)
 {
-	fail_export(_metadata, self, UC, 1);
+	ASSERT_LE(3, fail_each(_metadata, self, EXPORT(0, 1)).nr_failures);
+	ASSERT_LE(3, fail_each(_metadata, self,
+			       EXPORT(0, MANY_RANGES)).nr_failures);
 }
 
-TEST_FAIL_NTH(export_of_many_ranges)
-{
-	fail_export(_metadata, self, UC, MANY_RANGES);
-}
-
-/* Of pages that had been reserved before one could not be, none stays so. */
+/* Of pages that had been reserved before one could not be, none stays reserved. */
 TEST_FAIL_NTH(export_write_combining)
 {
 	u64 start, end, flags;
@@ -256,47 +264,42 @@ TEST_FAIL_NTH(export_write_combining)
 	if (nr_wc_memtypes(0, UINT64_MAX) < 0)
 		SKIP(return, "No write-combining on this machine");
 
-	fail_export(_metadata, self, WC, 1);
-	fail_export(_metadata, self, WC, MANY_RANGES);
+	ASSERT_LE(3, fail_each(_metadata, self, EXPORT(WC, 1)).nr_failures);
+	ASSERT_LE(MANY_RANGES, fail_each(_metadata, self,
+					 EXPORT(WC, MANY_RANGES)).nr_failures);
 
+	/* What was closed ends with the next revoke. */
+	vfio_pci_dmabuf_revoke(self->device, self->fd);
 	sysfs_resource_get(device_bdf, self->bar, &start, &end, &flags);
-	ASSERT_TRUE(wait_for_wc_memtypes(start, end, 0));
+	ASSERT_EQ(0, nr_wc_memtypes(start, end));
 }
 
-/* Without the kernel's mapping of the BAR, which is gone by then */
+static int write_and_read(FIXTURE_DATA(dmabuf_fail_nth) *self)
+{
+	u64 pos = self->bar_offset + SZ_64K;
+	u32 val = ++self->op.nr;
+
+	if (pwrite(self->device->fd, &val, sizeof(val), pos) != sizeof(val) ||
+	    pread(self->device->fd, &val, sizeof(val), pos) != sizeof(val))
+		return -errno;
+
+	return val == self->op.nr ? 0 : -EIO;
+}
+
+/* Without the kernel's mapping of the BAR, a page is mapped for each access. */
 TEST_FAIL_NTH(read_and_write)
 {
-	u64 pos = vfio_pci_region_offset(self->device, self->bar) + SZ_64K;
-	int fd = export_ranges(self, WC, 1);
-	unsigned int nth;
-	bool failed;
-	u32 val;
+	struct result result;
 
-	if (fd == -EOPNOTSUPP)
+	self->op = EXPORT(WC, 1);
+	if (export_ranges(self) == -EOPNOTSUPP)
 		SKIP(return, "No write-combining on this machine");
-	ASSERT_LE(0, fd);
+	self->nr_fds = count_fds();
+	self->nr_dmabufs = count_dmabufs();
 
-	for_each_nth(nth, failed) {
-		ssize_t ret;
-
-		val = nth;
-		set_fail_nth(self->fail_nth, nth);
-		ret = pwrite(self->device->fd, &val, sizeof(val), pos);
-		if (ret == sizeof(val))
-			ret = pread(self->device->fd, &val, sizeof(val), pos);
-		ret = ret < 0 ? -errno : ret;
-		failed = end_fail_nth(self->fail_nth);
-
-		ASSERT_TRUE(result_is_right(ret, failed));
-		if (ret >= 0) {
-			ASSERT_EQ(sizeof(val), ret);
-			ASSERT_EQ(nth, val);
-		}
-	}
-
-	/* The mapping of a page, for each of the two */
-	ASSERT_LT(3, nth);
-	close_assert(fd);
+	result = fail_each(_metadata, self,
+			   (struct operation){ .fn = write_and_read });
+	ASSERT_LE(2, result.nr_failures);
 }
 
 /*
@@ -305,158 +308,138 @@ TEST_FAIL_NTH(read_and_write)
  */
 TEST_FAIL_NTH(export_with_full_fd_table)
 {
-	int fds[BITS_PER_LONG];
-	unsigned int nth;
-	bool failed;
-	int nr = 0;
+	int fd;
 
 	do {
-		fds[nr] = dup(self->fd);
-		ASSERT_GE(fds[nr], 0);
-	} while (fds[nr++] < BITS_PER_LONG - 1);
+		fd = dup(self->fd);
+		ASSERT_GE(fd, 0);
+	} while (fd < BITS_PER_LONG - 1);
+	self->nr_fds = count_fds();
 
-	for_each_nth(nth, failed) {
-		int fd;
-
-		set_fail_nth(self->fail_nth, nth);
-		fd = export_ranges(self, UC, 1);
-		failed = end_fail_nth(self->fail_nth);
-
-		ASSERT_TRUE(result_is_right(fd, failed));
-		if (fd >= 0)
-			close_assert(fd);
-	}
-
-	while (nr)
-		close_assert(fds[--nr]);
+	ASSERT_LE(4, fail_each(_metadata, self, EXPORT(0, 1)).nr_failures);
 }
 
-static int map(FIXTURE_DATA(dmabuf_fail_nth) *self, int fd, u64 offset)
+static int map(FIXTURE_DATA(dmabuf_fail_nth) *self)
 {
-	void *vaddr = mmap(self->hole, SZ_4M, PROT_READ | PROT_WRITE,
-			   MAP_SHARED | MAP_FIXED_NOREPLACE, fd, offset);
+	void *vaddr = self->hole + self->op.misalign;
+	void *ret = mmap(vaddr, SZ_4M, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_FIXED_NOREPLACE, self->op.file,
+			 self->op.offset);
 
-	return vaddr == self->hole ? 0 : -errno;
+	return ret == vaddr ? 0 : -errno;
 }
 
-static void fail_mmap(struct __test_metadata *_metadata,
-		      FIXTURE_DATA(dmabuf_fail_nth) *self, int fd, u64 offset)
+static void check_mapping(FIXTURE_DATA(dmabuf_fail_nth) *self, int ret)
 {
-	unsigned int nth, nr_failed = 0;
-	bool failed;
-
-	for_each_nth(nth, failed) {
-		int ret;
-
-		set_fail_nth(self->fail_nth, nth);
-		ret = map(self, fd, offset);
-		failed = end_fail_nth(self->fail_nth);
-
-		ASSERT_TRUE(result_is_right(ret, failed));
-		if (!ret) {
-			ASSERT_EQ(0, try_touch(self->hole));
-			munmap_assert(self->hole, SZ_4M);
-		} else {
-			ASSERT_EQ(SIGSEGV, try_touch(self->hole));
-			nr_failed++;
-		}
-		ASSERT_EQ(self->nr_dmabufs, count_dmabufs());
-	}
-
-	/* The VMA, at least */
-	ASSERT_LE(1, nr_failed);
-	TH_LOG("%u allocations, %u failures", nth - 2, nr_failed);
+	VFIO_ASSERT_EQ(try_touch(self->hole), ret ? SIGSEGV : 0);
+	if (!ret)
+		munmap_assert(self->hole, SZ_4M);
 }
 
-TEST_FAIL_NTH(mmap_of_dmabuf)
+/* The BAR has its DMABUF already: mmap() of either allocates a VMA and no more. */
+TEST_FAIL_NTH(mmap)
 {
-	fail_mmap(_metadata, self, self->fd, 0);
+	struct operation op = {
+		.fn = map, .after = check_mapping, .file = self->fd,
+	};
+	struct result dmabuf, bar;
+
+	/* What the first one allocates for its neighbours does not count. */
+	fail_each(_metadata, self, op);
+	dmabuf = fail_each(_metadata, self, op);
+	op.file = self->device->fd;
+	op.offset = self->bar_offset;
+	bar = fail_each(_metadata, self, op);
+
+	ASSERT_LE(1, dmabuf.nr_failures);
+	ASSERT_EQ(dmabuf.nr_failures, bar.nr_failures);
+	ASSERT_GE(dmabuf.nr_allocations, bar.nr_allocations);
 }
 
-TEST_FAIL_NTH(mmap_of_bar)
+static void map_for_fault(FIXTURE_DATA(dmabuf_fail_nth) *self)
 {
-	fail_mmap(_metadata, self, self->device->fd,
-		  vfio_pci_region_offset(self->device, self->bar));
+	VFIO_ASSERT_EQ(map(self), 0);
+	madvise(self->hole + self->op.misalign, SZ_4M, MADV_HUGEPAGE);
+}
+
+static int fault(FIXTURE_DATA(dmabuf_fail_nth) *self)
+{
+	void *vaddr = self->hole + self->op.misalign;
+	int sig = try_touch(vaddr);
+
+	VFIO_ASSERT_TRUE(!sig || sig == SIGBUS);
+	return sig ? -ENOMEM : 0;
+}
+
+static void unmap_faulted(FIXTURE_DATA(dmabuf_fail_nth) *self, int ret)
+{
+	void *vaddr = self->hole + self->op.misalign;
+	u32 val;
+
+	VFIO_ASSERT_EQ(try_read32(vaddr, &val), 0);
+	VFIO_ASSERT_EQ(val, touch_pattern(0));
+	VFIO_ASSERT_EQ(try_touch_pages(vaddr, SZ_64K), 0);
+	munmap_assert(vaddr, SZ_4M);
 }
 
 /*
  * Page tables are what a fault allocates. Without, the fault is repeated, so the
  * access is only late. The mapping is new for each, and page tables with it.
  */
-static void fail_fault(struct __test_metadata *_metadata,
-		       FIXTURE_DATA(dmabuf_fail_nth) *self, int fd, u64 offset,
-		       size_t misalign)
+TEST_FAIL_NTH(fault)
 {
-	void *vaddr = self->hole + misalign;
-	unsigned int nth;
-	bool failed;
+	struct operation op = {
+		.before = map_for_fault, .fn = fault, .after = unmap_faulted,
+		.file = self->fd,
+	};
 
-	for_each_nth(nth, failed) {
-		u32 val = 0;
-		void *ret;
-		int sig;
+	/* A table for a large page; one more for a small page */
+	ASSERT_LE(1, fail_each(_metadata, self, op).nr_allocations);
+	op.misalign = page_size;
+	ASSERT_LE(2, fail_each(_metadata, self, op).nr_allocations);
+	op.file = self->device->fd;
+	op.offset = self->bar_offset;
+	ASSERT_LE(2, fail_each(_metadata, self, op).nr_allocations);
+}
 
-		ret = mmap(vaddr, SZ_4M, PROT_READ | PROT_WRITE,
-			   MAP_SHARED | MAP_FIXED_NOREPLACE, fd, offset);
-		ASSERT_EQ(vaddr, ret);
-		madvise(vaddr, SZ_4M, MADV_HUGEPAGE);
+static void *revoked_map;
 
-		set_fail_nth(self->fail_nth, nth);
-		sig = try_read32(vaddr, &val);
-		failed = end_fail_nth(self->fail_nth);
-		if (sig) {
-			ASSERT_TRUE(failed);
-			ASSERT_EQ(SIGBUS, sig);
-			ASSERT_EQ(0, try_read32(vaddr, &val));
-		}
-		ASSERT_EQ(touch_pattern(0), val);
-		ASSERT_EQ(0, try_touch_pages(vaddr, SZ_64K));
-		munmap_assert(vaddr, SZ_4M);
+static void export_and_map(FIXTURE_DATA(dmabuf_fail_nth) *self)
+{
+	self->op.file = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
+						     SZ_4M);
+	revoked_map = mmap_shared(self->op.file, 0, SZ_4M);
+	VFIO_ASSERT_EQ(try_touch_pages(revoked_map, SZ_64K), 0);
+}
+
+static int revoke_exported(FIXTURE_DATA(dmabuf_fail_nth) *self)
+{
+	return __vfio_pci_dmabuf_revoke(self->device, self->op.file);
+}
+
+static void check_revoked(FIXTURE_DATA(dmabuf_fail_nth) *self, int ret)
+{
+	int i;
+
+	VFIO_ASSERT_EQ(try_touch_pages(revoked_map, SZ_64K), SIGBUS);
+	VFIO_ASSERT_EQ(revoke_exported(self), -EBADFD);
+	munmap_assert(revoked_map, SZ_4M);
+	close_assert(self->op.file);
+	for (i = 0; i < NR_IMPORTERS && self->importers[i] >= 0; i++) {
+		importer_guard_stop(self->guards[i]);
+		close_assert(self->importers[i]);
+		self->importers[i] = -1;
 	}
-
-	/* A table, and if it is no huge page some more */
-	ASSERT_LT(2, nth);
-	TH_LOG("%u allocations", nth - 2);
-}
-
-TEST_FAIL_NTH(fault_of_dmabuf)
-{
-	fail_fault(_metadata, self, self->fd, 0, page_size);
-}
-
-TEST_FAIL_NTH(huge_fault_of_dmabuf)
-{
-	fail_fault(_metadata, self, self->fd, 0, 0);
-}
-
-TEST_FAIL_NTH(fault_of_bar)
-{
-	fail_fault(_metadata, self, self->device->fd,
-		   vfio_pci_region_offset(self->device, self->bar), page_size);
 }
 
 /* A revoke may not fail for want of memory. */
 TEST_FAIL_NTH(revoke)
 {
-	unsigned int nth;
-	bool failed;
+	struct operation op = {
+		.before = export_and_map, .fn = revoke_exported, .after = check_revoked,
+	};
 
-	for_each_nth(nth, failed) {
-		int fd = export(self);
-		void *vaddr = mmap_shared(fd, 0, SZ_4M);
-		int ret;
-
-		ASSERT_EQ(0, try_touch_pages(vaddr, SZ_64K));
-		set_fail_nth(self->fail_nth, nth);
-		ret = __vfio_pci_dmabuf_revoke(self->device, fd);
-		failed = end_fail_nth(self->fail_nth);
-		ASSERT_EQ(0, ret);
-		ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, SZ_64K));
-		ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->device, fd));
-
-		munmap_assert(vaddr, SZ_4M);
-		close_assert(fd);
-	}
+	ASSERT_EQ(0, fail_each(_metadata, self, op).nr_failures);
 }
 
 static void *signal_main(void *arg)
@@ -471,119 +454,158 @@ static void *signal_main(void *arg)
 	return NULL;
 }
 
-/* Each with a fence of its own on the DMABUF */
-static bool importers_open(FIXTURE_DATA(dmabuf_fail_nth) *self, int fd)
+static pthread_t signal_thread;
+
+/* Two fences, which are signalled a moment later */
+static void export_with_fences(FIXTURE_DATA(dmabuf_fail_nth) *self)
 {
 	int i;
 
+	export_and_map(self);
 	for (i = 0; i < NR_IMPORTERS; i++) {
-		int importer = importer_open();
-
-		if (importer < 0)
-			return false;
-
-		self->guards[i] = importer_guard_start(importer);
-		self->importers[i] = importer;
-		importer_attach(importer, self->device, fd, 0);
-		VFIO_ASSERT_EQ(importer_do(importer,
+		self->importers[i] = importer_open();
+		self->guards[i] = importer_guard_start(self->importers[i]);
+		importer_attach(self->importers[i], self->device, self->op.file,
+				0);
+		VFIO_ASSERT_EQ(importer_do(self->importers[i],
 					   VFIO_PCI_DMABUF_TEST_FENCE), 0);
 	}
+	VFIO_ASSERT_EQ(pthread_create(&signal_thread, NULL, signal_main, self),
+		       0);
+}
 
-	return true;
+static void check_revoked_with_fences(FIXTURE_DATA(dmabuf_fail_nth) *self,
+				      int ret)
+{
+	VFIO_ASSERT_EQ(pthread_join(signal_thread, NULL), 0);
+	check_revoked(self, ret);
 }
 
 /* More than one fence is waited for, and may be gathered in new memory. */
 TEST_FAIL_NTH(revoke_with_fences)
 {
-	unsigned int nth;
-	bool failed;
+	struct operation op = {
+		.before = export_with_fences, .fn = revoke_exported,
+		.after = check_revoked_with_fences,
+	};
+	int importer = importer_open();
 
-	for_each_nth(nth, failed) {
-		int fd = export(self);
-		pthread_t thread;
-		int ret;
-
-		if (!importers_open(self, fd)) {
-			close_assert(fd);
-			SKIP(return, "No test importer");
-		}
-		ASSERT_EQ(0, pthread_create(&thread, NULL, signal_main, self));
-
-		set_fail_nth(self->fail_nth, nth);
-		ret = __vfio_pci_dmabuf_revoke(self->device, fd);
-		failed = end_fail_nth(self->fail_nth);
-		ASSERT_EQ(0, ret);
-		ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->device, fd));
-
-		ASSERT_EQ(0, pthread_join(thread, NULL));
-		importers_close(self);
-		close_assert(fd);
-	}
-	TH_LOG("%u allocations", nth - 2);
+	if (importer < 0)
+		SKIP(return, "No test importer");
+	close_assert(importer);
+	ASSERT_EQ(0, fail_each(_metadata, self, op).nr_failures);
 }
 
-TEST_FAIL_NTH(import_by_iommufd)
+#define IOVA SZ_1G
+
+static int import_by_iommufd(FIXTURE_DATA(dmabuf_fail_nth) *self)
 {
-	unsigned int nth, nr_failed = 0;
-	iova_t iova = SZ_1G;
-	bool failed;
-
-	for_each_nth(nth, failed) {
-		int ret;
-
-		set_fail_nth(self->fail_nth, nth);
-		ret = __iommu_map_file(self->iommu, self->fd, 0, SZ_4M, iova);
-		failed = end_fail_nth(self->fail_nth);
-
-		ASSERT_TRUE(result_is_right(ret, failed));
-		if (!ret)
-			iommu_unmap_iova(self->iommu, iova, SZ_4M);
-		else
-			nr_failed++;
-	}
-
-	ASSERT_LE(1, nr_failed);
-	TH_LOG("%u allocations, %u failures", nth - 2, nr_failed);
+	return __iommu_map_file(self->iommu, self->fd, 0, SZ_4M, IOVA);
 }
 
-static int attach_and_map(FIXTURE_DATA(dmabuf_fail_nth) *self, int importer)
+static void unmap_iova(FIXTURE_DATA(dmabuf_fail_nth) *self, int ret)
 {
-	int ret = __importer_attach(importer, self->device, self->fd,
+	if (!ret)
+		iommu_unmap_iova(self->iommu, IOVA, SZ_4M);
+}
+
+static void open_importer(FIXTURE_DATA(dmabuf_fail_nth) *self)
+{
+	self->op.file = importer_open();
+}
+
+static int import_by_test_importer(FIXTURE_DATA(dmabuf_fail_nth) *self)
+{
+	int ret = __importer_attach(self->op.file, self->device, self->fd,
 				    VFIO_PCI_DMABUF_TEST_PROMPT);
 
-	return ret ?: importer_do(importer, VFIO_PCI_DMABUF_TEST_MAP);
+	return ret ?: importer_do(self->op.file, VFIO_PCI_DMABUF_TEST_MAP);
 }
 
-TEST_FAIL_NTH(import_by_test_importer)
+static void close_importer(FIXTURE_DATA(dmabuf_fail_nth) *self, int ret)
 {
-	unsigned int nth, nr_failed = 0;
-	bool failed;
+	close_assert(self->op.file);
+}
 
-	for_each_nth(nth, failed) {
-		int importer = importer_open();
-		int ret;
+/* The attachment and the table of addresses, at least */
+TEST_FAIL_NTH(import)
+{
+	struct operation iommufd = {
+		.fn = import_by_iommufd, .after = unmap_iova,
+	};
+	struct operation test_importer = {
+		.before = open_importer, .fn = import_by_test_importer,
+		.after = close_importer,
+	};
+	int importer;
 
-		if (importer < 0)
-			SKIP(return, "No test importer");
+	ASSERT_LE(2, fail_each(_metadata, self, iommufd).nr_failures);
+	importer = importer_open();
+	if (importer < 0)
+		SKIP(return, "No test importer");
+	close_assert(importer);
+	ASSERT_LE(2, fail_each(_metadata, self, test_importer).nr_failures);
+}
 
-		set_fail_nth(self->fail_nth, nth);
-		ret = attach_and_map(self, importer);
-		failed = end_fail_nth(self->fail_nth);
+static void open_device_node(FIXTURE_DATA(dmabuf_fail_nth) *self)
+{
+	const char *node = vfio_pci_get_cdev_path(device_bdf);
 
-		ASSERT_TRUE(result_is_right(ret, failed));
-		if (ret)
-			nr_failed++;
-		close_assert(importer);
+	self->op.file = open(node, O_RDWR | O_CLOEXEC);
+	VFIO_ASSERT_GE(self->op.file, 0);
+	free((void *)node);
+}
+
+/* Its error may be that of anything that has failed. */
+static int bind_iommufd(FIXTURE_DATA(dmabuf_fail_nth) *self)
+{
+	struct vfio_device_bind_iommufd args = {
+		.argsz = sizeof(args),
+		.iommufd = self->iommu->iommufd,
+	};
+
+	return ioctl(self->op.file, VFIO_DEVICE_BIND_IOMMUFD, &args) ? -ENOMEM :
+								       0;
+}
+
+/*
+ * The open may succeed without the DMABUF of a region, or with a BAR that could not
+ * be claimed; then mmap() of that fails.
+ */
+static void map_bar_of_node(FIXTURE_DATA(dmabuf_fail_nth) *self, int ret)
+{
+	void *vaddr;
+
+	if (!ret) {
+		ret = __mmap_shared(self->op.file, self->bar_offset, page_size,
+				    PROT_READ, &vaddr);
+		VFIO_ASSERT_TRUE(!ret || ret == -ENOMEM || ret == -EBUSY);
+		if (ret == -ENOMEM)
+			self->op.nr++;
+		if (!ret)
+			munmap_assert(vaddr, page_size);
 	}
+	close_assert(self->op.file);
+}
 
-	/* The attachment and the table of addresses */
-	ASSERT_LE(2, nr_failed);
-	TH_LOG("%u allocations, %u failures", nth - 2, nr_failed);
+TEST_F_TIMEOUT(dmabuf_fail_nth, open_of_device, 900)
+{
+	struct operation op = {
+		.before = open_device_node, .fn = bind_iommufd,
+		.after = map_bar_of_node,
+	};
+
+	close_assert(self->fd);
+	dmabuf_test_close(&self->device);
+	self->nr_fds = count_fds();
+	self->nr_dmabufs = count_dmabufs();
+	ASSERT_LE(1, fail_each(_metadata, self, op).nr_failures);
+	ASSERT_LE(1, self->op.nr);
+	TH_LOG("%u of these left the BAR without DMABUF", self->op.nr);
 }
 
 int main(int argc, char *argv[])
 {
-	page_size = getpagesize();
-	device_bdf = vfio_selftests_get_bdf(&argc, argv);
+	dmabuf_test_init(&argc, argv);
 	return test_harness_run(argc, argv);
 }

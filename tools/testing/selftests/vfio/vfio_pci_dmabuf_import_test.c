@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * DMABUFs of a device, mapped into the IOMMU for the DMA of another one, and
- * taken away from it. Done with two devices of QEMU: the DMA engine of edu goes
- * for the memory of ivshmem. They come from $VFIO_EDU_BDF and $VFIO_IVSHMEM_BDF.
+ * DMABUFs of a device, mapped into the IOMMU for the DMA of another one, and revoked.
+ * Done with two devices of QEMU: the DMA engine of edu accesses the memory of
+ * ivshmem. They come from $VFIO_EDU_BDF and $VFIO_IVSHMEM_BDF.
  */
 #include <errno.h>
 #include <stdint.h>
@@ -14,14 +14,12 @@
 #include <linux/sizes.h>
 #include <linux/vfio.h>
 
-#include <libvfio.h>
+#include <libvfio/dmabuf_test.h>
 
 #include "kselftest_harness.h"
 
 static const char *edu_bdf;
 static const char *ivshmem_bdf;
-
-static size_t page_size;
 
 /* Each DMA moves so much. It takes 200 ms, whatever the size. */
 #define DMA_SIZE	256
@@ -42,15 +40,6 @@ FIXTURE(dmabuf_import) {
 	int fd;
 };
 
-FIXTURE_VARIANT(dmabuf_import) {
-	const char *iommu_mode;
-};
-
-/* Only iommufd itself can map a DMABUF. */
-FIXTURE_VARIANT_ADD(dmabuf_import, iommufd) {
-	.iommu_mode = MODE_IOMMUFD,
-};
-
 static void ram_map(struct iommu *iommu, struct iova_allocator *allocator,
 		    struct dma_region *region, size_t size)
 {
@@ -60,12 +49,6 @@ static void ram_map(struct iommu *iommu, struct iova_allocator *allocator,
 	region->iova = iova_allocator_alloc(allocator, size);
 	region->size = size;
 	iommu_map(iommu, region);
-}
-
-static void ram_unmap(struct iommu *iommu, struct dma_region *region)
-{
-	iommu_unmap(iommu, region);
-	munmap_assert(region->vaddr, region->size);
 }
 
 static struct vfio_pci_device *edu_start(struct iommu *iommu,
@@ -79,24 +62,13 @@ static struct vfio_pci_device *edu_start(struct iommu *iommu,
 	return edu;
 }
 
-static void edu_stop(struct vfio_pci_device *edu)
-{
-	struct iommu *iommu = edu->iommu;
-	struct dma_region region = edu->driver.region;
-
-	vfio_pci_driver_remove(edu);
-	iommu_unmap(iommu, &edu->driver.region);
-	munmap_assert(region.vaddr, region.size);
-	vfio_pci_device_cleanup(edu);
-}
-
 FIXTURE_SETUP(dmabuf_import)
 {
 	if (!edu_bdf || !ivshmem_bdf)
 		SKIP(return, "No edu and ivshmem devices");
 
-	self->iommu = iommu_init(variant->iommu_mode);
-	self->iova_allocator = NULL;
+	/* Only iommufd itself can map a DMABUF. */
+	self->iommu = iommu_init(MODE_IOMMUFD);
 	self->ivshmem = vfio_pci_device_init(ivshmem_bdf, self->iommu);
 	if (!vfio_pci_dmabuf_supported(self->ivshmem))
 		SKIP(return, "No DMABUF export");
@@ -116,13 +88,6 @@ FIXTURE_SETUP(dmabuf_import)
 
 FIXTURE_TEARDOWN(dmabuf_import)
 {
-	edu_stop(self->edu);
-	ram_unmap(self->iommu, &self->ram);
-	close_assert(self->fd);
-	if (self->ivshmem)
-		vfio_pci_device_cleanup(self->ivshmem);
-	iova_allocator_cleanup(self->iova_allocator);
-	iommu_cleanup(self->iommu);
 }
 
 static bool filled_with(const void *mem, u8 byte)
@@ -166,40 +131,60 @@ static bool dma_arrives(FIXTURE_DATA(dmabuf_import) *self, u64 offset)
 	return false;
 }
 
-TEST_F(dmabuf_import, dma_writes)
+static void map_fd(FIXTURE_DATA(dmabuf_import) *self, int fd)
 {
-	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
-
-	ASSERT_TRUE(dma_arrives(self, 0));
-	ASSERT_TRUE(dma_arrives(self, EXPORT_SIZE - DMA_SIZE));
-
-	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
-	ASSERT_FALSE(dma_arrives(self, 0));
+	iommu_map_file(self->iommu, fd, 0, EXPORT_SIZE, self->iova);
 }
 
-TEST_F(dmabuf_import, dma_reads)
+static void unmap(FIXTURE_DATA(dmabuf_import) *self)
 {
-	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
+}
 
+static int map_again(FIXTURE_DATA(dmabuf_import) *self)
+{
+	return __iommu_map_file(self->iommu, self->fd, 0, page_size,
+				self->iova + SZ_1M);
+}
+
+TEST_F(dmabuf_import, dma)
+{
+	map_fd(self, self->fd);
+	ASSERT_TRUE(dma_arrives(self, 0));
+	ASSERT_TRUE(dma_arrives(self, EXPORT_SIZE - DMA_SIZE));
 	memset(self->mem + page_size, 0x42, DMA_SIZE);
 	dma_fetch(self, self->iova + page_size);
 	ASSERT_TRUE(filled_with(self->ram.vaddr + page_size, 0x42));
 
-	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
+	unmap(self);
+	ASSERT_FALSE(dma_arrives(self, 0));
 }
 
-/* A part of the buffer, and nothing of what is around it. */
+/* The memory type is for CPUs. */
+TEST_F(dmabuf_import, write_combining)
+{
+	int fd = __vfio_pci_dmabuf_export_range(self->ivshmem, self->bar,
+						O_RDWR | O_CLOEXEC,
+						VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC,
+						EXPORT_OFFSET, EXPORT_SIZE);
+
+	if (fd == -EOPNOTSUPP)
+		SKIP(return, "No write-combining on this machine");
+	ASSERT_LE(0, fd);
+	map_fd(self, fd);
+	ASSERT_TRUE(dma_arrives(self, 0));
+	vfio_pci_dmabuf_revoke(self->ivshmem, fd);
+	ASSERT_FALSE(dma_arrives(self, 0));
+}
+
+/* A part of the buffer, and nothing of what is around it */
 TEST_F(dmabuf_import, part_of_buffer)
 {
-	iova_t iova = self->iova + page_size;
-
-	iommu_map_file(self->iommu, self->fd, page_size, page_size, iova);
-
+	iommu_map_file(self->iommu, self->fd, page_size, page_size,
+		       self->iova + page_size);
 	ASSERT_TRUE(dma_arrives(self, page_size));
 	ASSERT_FALSE(dma_arrives(self, 0));
 	ASSERT_FALSE(dma_arrives(self, 2 * page_size));
-
-	iommu_unmap_iova(self->iommu, iova, page_size);
 }
 
 TEST_F(dmabuf_import, beyond_buffer)
@@ -215,282 +200,190 @@ TEST_F(dmabuf_import, beyond_buffer)
 					       2 * page_size, self->iova));
 }
 
-/* iommufd takes a buffer of one range only, also if it is made of more. */
+/* iommufd takes a buffer of one range only; ranges that follow each other are one. */
 TEST_F(dmabuf_import, two_ranges)
 {
 	struct vfio_region_dma_range ranges[] = {
 		{ 8 * page_size, page_size },
 		{ 4 * page_size, page_size },
-	};
-	int fd = vfio_pci_dmabuf_export(self->ivshmem, self->bar, ranges,
-					ARRAY_SIZE(ranges));
-
-	ASSERT_EQ(-EOPNOTSUPP, __iommu_map_file(self->iommu, fd, 0,
-						2 * page_size, self->iova));
-	close_assert(fd);
-}
-
-/* Ranges that follow each other are one. */
-TEST_F(dmabuf_import, two_contiguous_ranges)
-{
-	struct vfio_region_dma_range ranges[] = {
-		{ 4 * page_size, page_size },
 		{ 5 * page_size, 3 * page_size },
 	};
-	int fd = vfio_pci_dmabuf_export(self->ivshmem, self->bar, ranges,
-					ARRAY_SIZE(ranges));
+	int two = vfio_pci_dmabuf_export(self->ivshmem, self->bar, ranges, 2);
+	int one = vfio_pci_dmabuf_export(self->ivshmem, self->bar, ranges + 1,
+					 2);
 
-	iommu_map_file(self->iommu, fd, 0, EXPORT_SIZE, self->iova);
+	ASSERT_EQ(-EOPNOTSUPP, __iommu_map_file(self->iommu, two, 0,
+						2 * page_size, self->iova));
+	map_fd(self, one);
 	ASSERT_TRUE(dma_arrives(self, page_size - DMA_SIZE / 2));
-
-	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
-	close_assert(fd);
 }
 
+/* For writes and reads of DMA, and of CPUs */
 TEST_F(dmabuf_import, revoke)
 {
-	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
-	ASSERT_TRUE(dma_arrives(self, 0));
-
-	ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->ivshmem, self->fd));
-	ASSERT_FALSE(dma_arrives(self, 0));
-	ASSERT_FALSE(dma_arrives(self, EXPORT_SIZE - DMA_SIZE));
-
-	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->ivshmem, self->fd));
-	ASSERT_EQ(0, __iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE));
-}
-
-/* What is read through a revoked buffer is anything but what is there. */
-TEST_F(dmabuf_import, revoke_ends_reads)
-{
+	void *vaddr = mmap_shared(self->fd, 0, EXPORT_SIZE);
 	void *fetched = self->ram.vaddr + page_size;
 
-	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
-	memset(self->mem, 0x41, DMA_SIZE);
+	map_fd(self, self->fd);
+	dma_fill(self, self->iova, 0x77);
+	ASSERT_TRUE(filled_with(vaddr, 0x77));
 	dma_fetch(self, self->iova);
-	ASSERT_TRUE(filled_with(fetched, 0x41));
+	ASSERT_TRUE(filled_with(fetched, 0x77));
 
-	vfio_pci_dmabuf_revoke(self->ivshmem, self->fd);
-
+	ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->ivshmem, self->fd));
+	ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, EXPORT_SIZE));
+	ASSERT_FALSE(dma_arrives(self, 0));
+	ASSERT_FALSE(dma_arrives(self, EXPORT_SIZE - DMA_SIZE));
 	memset(self->mem, 0x42, DMA_SIZE);
 	dma_fetch(self, self->iova);
 	ASSERT_EQ(NULL, memchr(fetched, 0x42, DMA_SIZE));
 
-	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
+	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->ivshmem, self->fd));
+	ASSERT_EQ(-ENODEV, map_again(self));
+	ASSERT_EQ(0, __iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE));
 }
 
+/* The revoked buffer still has its place until it is unmapped. */
 TEST_F(dmabuf_import, ioas_is_usable_after_revoke)
 {
-	struct iommu *iommu = self->iommu;
-	int fd;
-
-	iommu_map_file(iommu, self->fd, 0, EXPORT_SIZE, self->iova);
-	vfio_pci_dmabuf_revoke(self->ivshmem, self->fd);
-
-	/* The revoked buffer still has its place until it is unmapped. */
-	fd = vfio_pci_dmabuf_export_range(self->ivshmem, self->bar,
-					  EXPORT_OFFSET, EXPORT_SIZE);
-	ASSERT_EQ(-EEXIST, __iommu_map_file(iommu, fd, 0, EXPORT_SIZE,
-					    self->iova));
-	iommu_unmap_iova(iommu, self->iova, EXPORT_SIZE);
-	iommu_map_file(iommu, fd, 0, EXPORT_SIZE, self->iova);
-	ASSERT_TRUE(dma_arrives(self, 0));
-
-	iommu_unmap_iova(iommu, self->iova, EXPORT_SIZE);
-	close_assert(fd);
-}
-
-TEST_F(dmabuf_import, map_after_revoke)
-{
-	vfio_pci_dmabuf_revoke(self->ivshmem, self->fd);
-	ASSERT_EQ(-ENODEV, __iommu_map_file(self->iommu, self->fd, 0,
-					    EXPORT_SIZE, self->iova));
-}
-
-/* Two buffers over the same memory: the revoke of one leaves the other. */
-TEST_F(dmabuf_import, other_buffer_goes_on)
-{
-	struct iommu *iommu = self->iommu;
-	iova_t iova = iova_allocator_alloc(self->iova_allocator, EXPORT_SIZE);
 	int fd = vfio_pci_dmabuf_export_range(self->ivshmem, self->bar,
 					      EXPORT_OFFSET, EXPORT_SIZE);
 
-	iommu_map_file(iommu, self->fd, 0, EXPORT_SIZE, self->iova);
-	iommu_map_file(iommu, fd, 0, EXPORT_SIZE, iova);
+	map_fd(self, self->fd);
+	vfio_pci_dmabuf_revoke(self->ivshmem, self->fd);
+	ASSERT_EQ(-EEXIST, __iommu_map_file(self->iommu, fd, 0, EXPORT_SIZE,
+					    self->iova));
+	unmap(self);
+	map_fd(self, fd);
+	ASSERT_TRUE(dma_arrives(self, 0));
+}
+
+/*
+ * Two buffers over the same memory: the revoke of one leaves the other, and ends
+ * both mappings of that one.
+ */
+TEST_F(dmabuf_import, other_buffer_goes_on)
+{
+	iova_t iova = iova_allocator_alloc(self->iova_allocator,
+					   2 * EXPORT_SIZE);
+	int fd = vfio_pci_dmabuf_export_range(self->ivshmem, self->bar,
+					      EXPORT_OFFSET, EXPORT_SIZE);
+	int i;
+
+	map_fd(self, self->fd);
+	for (i = 0; i < 2; i++) {
+		iommu_map_file(self->iommu, fd, 0, EXPORT_SIZE,
+			       iova + i * EXPORT_SIZE);
+		dma_fill(self, iova + i * EXPORT_SIZE, 0x55 + i);
+		ASSERT_TRUE(filled_with(self->mem, 0x55 + i));
+	}
 
 	vfio_pci_dmabuf_revoke(self->ivshmem, fd);
 	ASSERT_TRUE(dma_arrives(self, 0));
-
 	memset(self->mem, 0xee, DMA_SIZE);
-	dma_fill(self, iova, 0x55);
-	ASSERT_TRUE(filled_with(self->mem, 0xee));
-
-	iommu_unmap_iova(iommu, self->iova, EXPORT_SIZE);
-	iommu_unmap_iova(iommu, iova, EXPORT_SIZE);
-	close_assert(fd);
-}
-
-/* The same buffer mapped twice: a revoke takes both. */
-TEST_F(dmabuf_import, mapped_twice)
-{
-	struct iommu *iommu = self->iommu;
-	iova_t iova = iova_allocator_alloc(self->iova_allocator, EXPORT_SIZE);
-
-	iommu_map_file(iommu, self->fd, 0, EXPORT_SIZE, self->iova);
-	iommu_map_file(iommu, self->fd, 0, EXPORT_SIZE, iova);
-	dma_fill(self, iova, 0x55);
-	ASSERT_TRUE(filled_with(self->mem, 0x55));
-
-	vfio_pci_dmabuf_revoke(self->ivshmem, self->fd);
-	ASSERT_FALSE(dma_arrives(self, 0));
-	memset(self->mem, 0xee, DMA_SIZE);
-	dma_fill(self, iova, 0x56);
-	ASSERT_TRUE(filled_with(self->mem, 0xee));
-
-	iommu_unmap_iova(iommu, self->iova, EXPORT_SIZE);
-	iommu_unmap_iova(iommu, iova, EXPORT_SIZE);
-}
-
-/* A mapping by a CPU and one by an IOMMU go together. */
-TEST_F(dmabuf_import, mmap_and_import)
-{
-	void *vaddr = mmap_shared(self->fd, 0, EXPORT_SIZE);
-
-	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
-	dma_fill(self, self->iova, 0x77);
-	ASSERT_TRUE(filled_with(vaddr, 0x77));
-
-	vfio_pci_dmabuf_revoke(self->ivshmem, self->fd);
-	ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, EXPORT_SIZE));
-	ASSERT_FALSE(dma_arrives(self, 0));
-
-	munmap_assert(vaddr, EXPORT_SIZE);
-	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
+	for (i = 0; i < 2; i++) {
+		dma_fill(self, iova + i * EXPORT_SIZE, 0x57);
+		ASSERT_TRUE(filled_with(self->mem, 0xee));
+	}
 }
 
 /* The import holds the buffer, not the fd. */
 TEST_F(dmabuf_import, fd_closed)
 {
-	int fd = vfio_pci_dmabuf_export_range(self->ivshmem, self->bar,
-					      EXPORT_OFFSET, EXPORT_SIZE);
-
-	iommu_map_file(self->iommu, fd, 0, EXPORT_SIZE, self->iova);
-	close_assert(fd);
+	map_fd(self, self->fd);
+	close_assert(self->fd);
 	ASSERT_TRUE(dma_arrives(self, 0));
-	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
+}
+
+static void memory_off_and_on(struct vfio_pci_device *device)
+{
+	vfio_pci_cmd_clear(device, PCI_COMMAND_MEMORY);
+	vfio_pci_cmd_set(device, PCI_COMMAND_MEMORY);
+}
+
+static void reset(struct vfio_pci_device *device)
+{
+	if (device->info.flags & VFIO_DEVICE_FLAGS_RESET)
+		vfio_pci_device_reset(device);
+	else
+		memory_off_and_on(device);
+}
+
+static void hot_reset(struct vfio_pci_device *device)
+{
+	if (vfio_pci_hot_reset_is_ours(device))
+		VFIO_ASSERT_EQ(__vfio_pci_hot_reset(device), 0);
+	else
+		memory_off_and_on(device);
+}
+
+static void low_power(struct vfio_pci_device *device)
+{
+	VFIO_ASSERT_EQ(__vfio_pci_low_power_entry(device), 0);
+	VFIO_ASSERT_EQ(__vfio_pci_low_power_exit(device), 0);
 }
 
 /*
  * Importers lose a buffer when its device loses memory access, and are not told
  * when it comes back: they have to map it anew.
  */
-static void lost_and_mapped_anew(struct __test_metadata *_metadata,
-				 FIXTURE_DATA(dmabuf_import) *self)
+TEST_F(dmabuf_import, access_goes_and_comes)
 {
-	ASSERT_FALSE(dma_arrives(self, 0));
+	static void (* const fns[])(struct vfio_pci_device *device) = {
+		memory_off_and_on, reset, hot_reset, low_power,
+	};
+	int i;
 
-	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
-	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+	for (i = 0; i < ARRAY_SIZE(fns); i++) {
+		map_fd(self, self->fd);
+		ASSERT_TRUE(dma_arrives(self, 0));
+		fns[i](self->ivshmem);
+		ASSERT_FALSE(dma_arrives(self, 0)) TH_LOG("operation %d", i);
+		unmap(self);
+	}
+	map_fd(self, self->fd);
 	ASSERT_TRUE(dma_arrives(self, 0));
-	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
-}
-
-TEST_F(dmabuf_import, memory_disabled)
-{
-	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
-	ASSERT_TRUE(dma_arrives(self, 0));
-
-	vfio_pci_cmd_clear(self->ivshmem, PCI_COMMAND_MEMORY);
-	ASSERT_EQ(-ENODEV, __iommu_map_file(self->iommu, self->fd, 0,
-					    page_size,
-					    self->iova + SZ_1M));
-	vfio_pci_cmd_set(self->ivshmem, PCI_COMMAND_MEMORY);
-
-	lost_and_mapped_anew(_metadata, self);
-}
-
-TEST_F(dmabuf_import, reset)
-{
-	if (!(self->ivshmem->info.flags & VFIO_DEVICE_FLAGS_RESET))
-		SKIP(return, "The device has no reset");
-
-	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
-	ASSERT_TRUE(dma_arrives(self, 0));
-
-	vfio_pci_device_reset(self->ivshmem);
-	lost_and_mapped_anew(_metadata, self);
-}
-
-TEST_F(dmabuf_import, hot_reset)
-{
-	if (!vfio_pci_hot_reset_is_ours(self->ivshmem))
-		SKIP(return, "No hot reset of the device alone");
-
-	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
-	ASSERT_EQ(0, __vfio_pci_hot_reset(self->ivshmem));
-	lost_and_mapped_anew(_metadata, self);
-}
-
-TEST_F(dmabuf_import, low_power)
-{
-	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
-	ASSERT_EQ(0, __vfio_pci_low_power_entry(self->ivshmem));
-	ASSERT_EQ(0, __vfio_pci_low_power_exit(self->ivshmem));
-	lost_and_mapped_anew(_metadata, self);
 }
 
 /* What gives access back, but for low power, does not give it to importers. */
 TEST_F(dmabuf_import, low_power_stays)
 {
-	if (!vfio_pci_hot_reset_is_ours(self->ivshmem))
-		SKIP(return, "No hot reset of the device alone");
-
 	ASSERT_EQ(0, __vfio_pci_low_power_entry(self->ivshmem));
-	ASSERT_EQ(-ENODEV, __iommu_map_file(self->iommu, self->fd, 0,
-					    page_size, self->iova));
+	ASSERT_EQ(-ENODEV, map_again(self));
 	vfio_pci_cmd_set(self->ivshmem, PCI_COMMAND_MEMORY);
-	ASSERT_EQ(-ENODEV, __iommu_map_file(self->iommu, self->fd, 0,
-					    page_size, self->iova));
-	ASSERT_EQ(0, __vfio_pci_hot_reset(self->ivshmem));
-	ASSERT_EQ(-ENODEV, __iommu_map_file(self->iommu, self->fd, 0,
-					    page_size, self->iova));
+	ASSERT_EQ(-ENODEV, map_again(self));
+	hot_reset(self->ivshmem);
+	ASSERT_EQ(-ENODEV, map_again(self));
 
 	ASSERT_EQ(0, __vfio_pci_low_power_exit(self->ivshmem));
-	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
+	map_fd(self, self->fd);
 	ASSERT_TRUE(dma_arrives(self, 0));
 }
 
-/* Revoked while the import has lost it already, and for good then. */
+/* Revoked while the import has lost it already, and permanently then */
 TEST_F(dmabuf_import, revoke_while_memory_disabled)
 {
-	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
-
+	map_fd(self, self->fd);
 	vfio_pci_cmd_clear(self->ivshmem, PCI_COMMAND_MEMORY);
+	ASSERT_EQ(-ENODEV, map_again(self));
 	ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->ivshmem, self->fd));
 	vfio_pci_cmd_set(self->ivshmem, PCI_COMMAND_MEMORY);
-
 	ASSERT_FALSE(dma_arrives(self, 0));
-	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
-	ASSERT_EQ(-ENODEV, __iommu_map_file(self->iommu, self->fd, 0,
-					    EXPORT_SIZE, self->iova));
+	ASSERT_EQ(-ENODEV, map_again(self));
 }
 
 /* An import does not keep the exporting device open, and loses it. */
 TEST_F(dmabuf_import, device_closed)
 {
-	iommu_map_file(self->iommu, self->fd, 0, EXPORT_SIZE, self->iova);
-
+	map_fd(self, self->fd);
 	vfio_pci_device_cleanup(self->ivshmem);
 	self->ivshmem = vfio_pci_device_init(ivshmem_bdf, self->iommu);
 	self->mem = self->ivshmem->bars[self->bar].vaddr + EXPORT_OFFSET;
-
 	ASSERT_FALSE(dma_arrives(self, 0));
-	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
-	ASSERT_EQ(-ENODEV, __iommu_map_file(self->iommu, self->fd, 0,
-					    EXPORT_SIZE, self->iova));
+	ASSERT_EQ(-ENODEV, map_again(self));
 }
 
-/* The DMABUFs that are under BAR mappings are for the CPU, as ever. */
+/* The DMABUFs under BAR mappings are for CPUs. */
 TEST_F(dmabuf_import, bar_mapping_is_not_importable)
 {
 	struct dma_region region = {
@@ -547,12 +440,6 @@ FIXTURE_SETUP(bar_dma)
 
 FIXTURE_TEARDOWN(bar_dma)
 {
-	iommu_unmap(self->iommu, &self->bar);
-	ram_unmap(self->iommu, &self->ram);
-	edu_stop(self->edu);
-	vfio_pci_device_cleanup(self->ivshmem);
-	iova_allocator_cleanup(self->iova_allocator);
-	iommu_cleanup(self->iommu);
 }
 
 TEST_F(bar_dma, dma_writes)
@@ -568,7 +455,7 @@ TEST_F(bar_dma, dma_writes)
 
 int main(int argc, char *argv[])
 {
-	page_size = getpagesize();
+	dmabuf_test_init(&argc, argv);
 	edu_bdf = vfio_selftests_get_named_bdf("VFIO_EDU_BDF");
 	ivshmem_bdf = vfio_selftests_get_named_bdf("VFIO_IVSHMEM_BDF");
 	return test_harness_run(argc, argv);

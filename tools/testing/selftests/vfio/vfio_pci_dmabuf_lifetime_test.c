@@ -1,26 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * DMABUFs and mappings when the driver is unbound from their device, and of two
- * devices that are reset together: $VFIO_EDU2_BDF and $VFIO_BOCHS2_BDF, which
- * are functions of one.
+ * DMABUFs and mappings when the driver is unbound from their device, of a device
+ * that is open twice, and of two devices that are reset together: $VFIO_EDU2_BDF
+ * and $VFIO_BOCHS2_BDF, which are functions of one.
  */
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <unistd.h>
 
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 
 #include <linux/vfio.h>
 
-#include <libvfio.h>
+#include <libvfio/dmabuf_test.h>
 
 #include "kselftest_harness.h"
 
-static const char *device_bdf;
 static const char *pair_bdfs[2];
-
-static size_t page_size;
 
 /* Longer than an unbind takes when nothing holds it up */
 #define UNBIND_MS 200
@@ -29,27 +28,20 @@ static size_t page_size;
 #define WAIT_MS 10000
 
 FIXTURE(unbind) {
-	struct iommu *iommu;
-	struct vfio_pci_device *device;
+	DMABUF_FIXTURE;
 	struct vfio_client *client;
 	char driver[64];
 	/* A child process is in the unbind, or on the way to it */
 	bool unbinding;
-	int bar;
 	int fd;
 };
 
 FIXTURE_SETUP(unbind)
 {
-	const char *reason;
 	char *driver;
 
 	self->client = vfio_client_start();
-	reason = dmabuf_test_open(device_bdf, false, page_size, &self->iommu,
-				  &self->device, &self->bar);
-	if (reason)
-		SKIP(return, "%s", reason);
-
+	DMABUF_SETUP(self, false, page_size);
 	driver = sysfs_driver_get(device_bdf);
 	ASSERT_NE(NULL, driver);
 	snprintf_assert(self->driver, (int)sizeof(self->driver), "%s", driver);
@@ -70,9 +62,9 @@ static bool is_bound(void)
 }
 
 /*
- * The device is bound again for whoever comes next, which the test cannot do if
- * it exits in the midst. By then all that it held is gone, so an unbind that it
- * left behind comes to its end, too.
+ * The device is bound again for the next test, also if this one exits in the midst.
+ * By then all that it held is gone, so an unbind that it left behind comes to its
+ * end, too.
  */
 FIXTURE_TEARDOWN_PARENT(unbind)
 {
@@ -86,7 +78,7 @@ FIXTURE_TEARDOWN_PARENT(unbind)
 }
 
 /* Hold nothing that the unbind waits for: no fd, no mapping of a BAR. */
-static void let_go(struct vfio_pci_device *device)
+static void release_all(struct vfio_pci_device *device)
 {
 	int i;
 
@@ -111,7 +103,7 @@ static pid_t unbind_start(FIXTURE_DATA(unbind) *self)
 	pid = fork();
 	VFIO_ASSERT_GE(pid, 0);
 	if (!pid) {
-		let_go(self->device);
+		release_all(self->device);
 		_exit(-__sysfs_driver_unbind(self->driver, device_bdf));
 	}
 
@@ -144,10 +136,10 @@ static void unbind_finish(FIXTURE_DATA(unbind) *self, pid_t pid)
 }
 
 /*
- * Only the owner of the device holds up the unbind. When it lets go, DMABUFs
- * that others still have do not.
+ * Only an open device holds up the unbind. Once it is closed, DMABUFs that others
+ * still have do not.
  */
-TEST_F(unbind, waits_for_owner_but_not_for_client)
+TEST_F(unbind, waits_for_device_but_not_for_client)
 {
 	void *vaddr = mmap_shared(self->fd, 0, page_size);
 	pid_t pid;
@@ -165,8 +157,6 @@ TEST_F(unbind, waits_for_owner_but_not_for_client)
 	ASSERT_EQ(SIGBUS, try_touch(vaddr));
 	ASSERT_EQ(-ENODEV, __vfio_client_mmap(self->client, self->fd, 0,
 					      page_size));
-
-	munmap_assert(vaddr, page_size);
 }
 
 TEST_F(unbind, waits_for_bar_mapping)
@@ -225,19 +215,85 @@ TEST_F(unbind, bound_again)
 	fd = vfio_pci_dmabuf_export_range(device, self->bar, 0, page_size);
 	new = mmap_shared(fd, 0, page_size);
 	ASSERT_EQ(0, try_touch(new));
-
-	munmap_assert(new, page_size);
-	munmap_assert(vaddr, page_size);
-	close_assert(fd);
-	vfio_pci_device_cleanup(device);
-	ASSERT_EQ(0, __sysfs_driver_unbind(self->driver, device_bdf));
 }
 
-/* One of the two devices, with a mapping of its BAR and of a DMABUF */
+/* A device that is opened twice, by way of its group, and mapped by each fd */
+FIXTURE(opened_twice) {
+	struct iommu *iommu;
+	struct vfio_pci_device *device;
+	void *dmabuf;
+	void *bars[2];
+	int fds[2];
+};
+
+FIXTURE_VARIANT(opened_twice) {
+	int first;
+};
+
+FIXTURE_VARIANT_ADD(opened_twice, older_first) {
+	.first = 0,
+};
+
+FIXTURE_VARIANT_ADD(opened_twice, newer_first) {
+	.first = 1,
+};
+
+FIXTURE_SETUP(opened_twice)
+{
+	struct vfio_pci_device *device;
+	int bar, i;
+
+	default_iommu_mode = MODE_VFIO_TYPE1V2_IOMMU;
+	DMABUF_OPEN(false, page_size, &self->iommu, &device, &bar);
+	self->fds[0] = device->fd;
+	self->fds[1] = ioctl(device->group_fd, VFIO_GROUP_GET_DEVICE_FD,
+			     device_bdf);
+	ASSERT_LE(0, self->fds[1]);
+
+	self->dmabuf = mmap_shared(vfio_pci_dmabuf_export_range(device, bar, 0,
+								page_size),
+				   0, page_size);
+	for (i = 0; i < PCI_STD_NUM_BARS; i++) {
+		if (device->bars[i].vaddr)
+			munmap_assert(device->bars[i].vaddr,
+				      device->bars[i].info.size);
+	}
+	for (i = 0; i < 2; i++) {
+		self->bars[i] = mmap_shared(self->fds[i],
+					    vfio_pci_region_offset(device, bar),
+					    page_size);
+		ASSERT_EQ(0, try_touch(self->bars[i]));
+	}
+}
+
+FIXTURE_TEARDOWN(opened_twice)
+{
+}
+
+/* Each mapping keeps what it was made by, and the device is closed by the last. */
+TEST_F(opened_twice, closed_in_turn)
+{
+	const int first = variant->first, second = !first;
+
+	close_assert(self->fds[first]);
+	ASSERT_EQ(0, try_touch(self->bars[first]));
+	munmap_assert(self->bars[first], page_size);
+	ASSERT_EQ(0, try_touch(self->bars[second]));
+	ASSERT_EQ(0, try_touch(self->dmabuf));
+
+	close_assert(self->fds[second]);
+	ASSERT_EQ(0, try_touch(self->bars[second]));
+	ASSERT_EQ(0, try_touch(self->dmabuf));
+	munmap_assert(self->bars[second], page_size);
+	ASSERT_EQ(SIGBUS, try_touch(self->dmabuf));
+}
+
+/* Two devices that are reset together, each with a mapping of its BAR and a DMABUF */
 struct half {
 	struct vfio_pci_device *device;
 	void *bar;
 	void *dmabuf;
+	int fd;
 };
 
 FIXTURE(hot_reset_of_two) {
@@ -248,28 +304,19 @@ FIXTURE(hot_reset_of_two) {
 static void half_map(struct half *half)
 {
 	int bar = vfio_pci_last_bar(half->device, page_size);
-	int fd;
 
 	VFIO_ASSERT_GE(bar, 0);
-	fd = vfio_pci_dmabuf_export_range(half->device, bar, 0, page_size);
+	half->fd = vfio_pci_dmabuf_export_range(half->device, bar, 0,
+						page_size);
 	half->bar = vfio_pci_region_mmap(half->device, bar, 0, page_size);
-	half->dmabuf = mmap_shared(fd, 0, page_size);
-	close_assert(fd);
-
-	VFIO_ASSERT_EQ(try_touch(half->bar), 0);
-	VFIO_ASSERT_EQ(try_touch(half->dmabuf), 0);
+	half->dmabuf = mmap_shared(half->fd, 0, page_size);
 }
 
-static void half_close(struct half *half)
-{
-	if (!half->device)
-		return;
-
-	munmap_assert(half->bar, page_size);
-	munmap_assert(half->dmabuf, page_size);
-	vfio_pci_device_cleanup(half->device);
-	half->device = NULL;
-}
+/* What a touch of both mappings of one device has to answer */
+#define ASSERT_HALF(_half, _sig) do {						\
+	ASSERT_EQ((_sig), try_touch((_half)->bar));				\
+	ASSERT_EQ((_sig), try_touch((_half)->dmabuf));				\
+} while (0)
 
 FIXTURE_SETUP(hot_reset_of_two)
 {
@@ -285,81 +332,63 @@ FIXTURE_SETUP(hot_reset_of_two)
 		if (!vfio_pci_dmabuf_supported(self->half[i].device))
 			SKIP(return, "No DMABUF export");
 		half_map(&self->half[i]);
+		ASSERT_HALF(&self->half[i], 0);
 	}
 }
 
 FIXTURE_TEARDOWN(hot_reset_of_two)
 {
-	half_close(&self->half[0]);
-	half_close(&self->half[1]);
-	iommu_cleanup(self->iommu);
 }
 
-TEST_F(hot_reset_of_two, takes_mappings_of_both)
+TEST_F(hot_reset_of_two, revokes_mappings_of_both)
 {
 	int i;
 
 	ASSERT_EQ(0, __vfio_pci_hot_reset(self->half[0].device));
-
 	for (i = 0; i < 2; i++) {
 		ASSERT_EQ(1, faults_to_touch(self->half[i].bar, 4, 4));
 		ASSERT_EQ(1, faults_to_touch(self->half[i].dmabuf, 4, 4));
 	}
 }
 
+/* What is not a reset concerns the one device only, and the reset keeps it. */
 TEST_F(hot_reset_of_two, each_keeps_its_own_state)
 {
 	vfio_pci_cmd_clear(self->half[1].device, PCI_COMMAND_MEMORY);
+	ASSERT_EQ(0, faults_to_touch(self->half[0].bar, 4, 4));
+	ASSERT_EQ(0, faults_to_touch(self->half[0].dmabuf, 4, 4));
+	ASSERT_HALF(&self->half[1], SIGBUS);
 	ASSERT_EQ(0, __vfio_pci_hot_reset(self->half[0].device));
-
-	ASSERT_EQ(0, try_touch(self->half[0].bar));
-	ASSERT_EQ(0, try_touch(self->half[0].dmabuf));
-	ASSERT_EQ(SIGBUS, try_touch(self->half[1].bar));
-	ASSERT_EQ(SIGBUS, try_touch(self->half[1].dmabuf));
+	ASSERT_HALF(&self->half[0], 0);
+	ASSERT_HALF(&self->half[1], SIGBUS);
 
 	vfio_pci_cmd_set(self->half[1].device, PCI_COMMAND_MEMORY);
-	ASSERT_EQ(0, try_touch(self->half[1].bar));
-	ASSERT_EQ(0, try_touch(self->half[1].dmabuf));
+	ASSERT_HALF(&self->half[1], 0);
 }
 
 /* The other one is reset too, and must not come to life by that. */
 TEST_F(hot_reset_of_two, the_other_is_closed)
 {
 	struct half *other = &self->half[1];
-	int bar = vfio_pci_last_bar(other->device, page_size);
-	int fd = vfio_pci_dmabuf_export_range(other->device, bar, 0, page_size);
-	void *vaddr = mmap_shared(fd, 0, page_size);
-	void *again;
+	void *vaddr = other->dmabuf, *again;
+	int fd = other->fd;
 
-	half_close(other);
+	munmap_assert(other->bar, page_size);
+	dmabuf_test_close(&other->device);
 	ASSERT_EQ(0, __vfio_pci_hot_reset(self->half[0].device));
-	ASSERT_EQ(0, try_touch(self->half[0].dmabuf));
+	ASSERT_HALF(&self->half[0], 0);
 	ASSERT_EQ(SIGBUS, try_touch(vaddr));
 	ASSERT_EQ(-ENODEV, __mmap_shared(fd, 0, page_size, PROT_READ, &again));
 
 	other->device = vfio_pci_device_init(pair_bdfs[1], self->iommu);
 	half_map(other);
+	ASSERT_HALF(other, 0);
 	ASSERT_EQ(SIGBUS, try_touch(vaddr));
-
-	munmap_assert(vaddr, page_size);
-	close_assert(fd);
-}
-
-/* What is not a reset concerns the one device only. */
-TEST_F(hot_reset_of_two, disabled_memory_is_of_one)
-{
-	vfio_pci_cmd_clear(self->half[0].device, PCI_COMMAND_MEMORY);
-	ASSERT_EQ(SIGBUS, try_touch(self->half[0].bar));
-	ASSERT_EQ(SIGBUS, try_touch(self->half[0].dmabuf));
-	ASSERT_EQ(0, faults_to_touch(self->half[1].bar, 4, 4));
-	ASSERT_EQ(0, faults_to_touch(self->half[1].dmabuf, 4, 4));
-	vfio_pci_cmd_set(self->half[0].device, PCI_COMMAND_MEMORY);
 }
 
 int main(int argc, char *argv[])
 {
-	page_size = getpagesize();
-	device_bdf = vfio_selftests_get_bdf(&argc, argv);
+	dmabuf_test_init(&argc, argv);
 	pair_bdfs[0] = vfio_selftests_get_named_bdf("VFIO_EDU2_BDF");
 	pair_bdfs[1] = vfio_selftests_get_named_bdf("VFIO_BOCHS2_BDF");
 	return test_harness_run(argc, argv);

@@ -13,6 +13,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +36,8 @@
 #define NR_FAULTS	4096
 #define NR_ROUNDS	101
 #define NR_BUFFERS	1000
+#define MAX_BUFFERS	10000
+#define NR_OPENS	11
 #define MAX_RANGES	16384
 #define MAX_THREADS	16
 #define NR_MAPPINGS	4
@@ -385,7 +388,7 @@ static void revokes(const char *name, bool mapped)
 /* Revoke while @nr other buffers are mapped, which are not to notice */
 static void revoke_among(u32 nr)
 {
-	int fds[NR_BUFFERS];
+	static int fds[MAX_BUFFERS];
 	char name[32];
 	void *vaddr;
 	long faults;
@@ -414,7 +417,7 @@ static void revoke_among(u32 nr)
 
 static void measure_revoke(void)
 {
-	static const u32 others[] = { 1, 64, NR_BUFFERS };
+	static const u32 others[] = { 1, 64, NR_BUFFERS, MAX_BUFFERS };
 	char name[32];
 	int i;
 
@@ -435,7 +438,7 @@ static void measure_revoke(void)
 	}
 }
 
-/* Faults and cost of touching each page of a mapping once */
+/* Of touching each page of a mapping once; without @align at any address */
 static void span_faults(const char *what, int fd, u64 offset, size_t size,
 			size_t align, size_t misalign)
 {
@@ -445,7 +448,8 @@ static void span_faults(const char *what, int fd, u64 offset, size_t size,
 	long faults;
 	u64 sum;
 
-	vaddr = mmap_shared_aligned(fd, offset, size, align, misalign);
+	vaddr = align ? mmap_shared_aligned(fd, offset, size, align, misalign) :
+			map_assert(NULL, fd, offset, size);
 	faults = nr_faults();
 	sum = touch_each_page(vaddr, nr);
 	faults = nr_faults() - faults;
@@ -496,10 +500,27 @@ static void measure_spans(void)
 	/* Two ranges that are neighbours, with the border inside a huge page */
 	dmabuf_span("dmabuf_16m_merged", halves, 2, SPAN_SIZE, SZ_2M, 0);
 
+	span_faults("bar_16m", device->fd, bar_offset(0), SPAN_SIZE, 0, 0);
 	span_faults("bar_16m_misaligned", device->fd, bar_offset(0), SPAN_SIZE,
 		    SZ_2M, page_size);
 	dmabuf_span("dmabuf_16m_misaligned", &span, 1, SPAN_SIZE, SZ_2M,
 		    page_size);
+}
+
+/* Of a mapping in which no large page fits, touched once */
+static void measure_misaligned_touch(void)
+{
+	u64 values[NR_ROUNDS];
+	void *vaddr;
+	int i;
+
+	for (i = 0; i < NR_ROUNDS; i++) {
+		vaddr = mmap_shared_aligned(device->fd, bar_offset(0),
+					    SPAN_SIZE, SZ_2M, page_size);
+		values[i] = touch_each_page(vaddr + SZ_4M, 1);
+		munmap_assert(vaddr, SPAN_SIZE);
+	}
+	print_median("bar_misaligned_touch", values, NR_ROUNDS);
 }
 
 static u64 meminfo(const char *field)
@@ -518,9 +539,10 @@ static u64 meminfo(const char *field)
 	return kib * SZ_1K;
 }
 
-/* Kernel memory of a buffer with all of its file, and of a range more */
+/* Kernel memory of a buffer with its file, of a mapping, and of a range more */
 static void measure_memory(void)
 {
+	static void *maps[NR_BUFFERS];
 	int fds[NR_BUFFERS];
 	u64 slab, used;
 	int i, nr;
@@ -532,6 +554,15 @@ static void measure_memory(void)
 	print("memory_per_dmabuf", (meminfo("Slab:") - slab) / NR_BUFFERS);
 	for (i = 0; i < NR_BUFFERS; i++)
 		close_assert(fds[i]);
+
+	slab = meminfo("Slab:");
+	for (i = 0; i < NR_BUFFERS; i++)
+		maps[i] = map_assert(NULL, device->fd, bar_offset(0),
+				     page_size);
+	print("memory_per_bar_mapping",
+	      (meminfo("Slab:") - slab) / NR_BUFFERS);
+	for (i = 0; i < NR_BUFFERS; i++)
+		munmap_assert(maps[i], page_size);
 
 	prepare_export(MAX_RANGES);
 	nr = 64;
@@ -582,11 +613,11 @@ static void *work(void *arg)
 	return NULL;
 }
 
-static u64 now_ns(void)
+static u64 now_ns(clockid_t clock)
 {
 	struct timespec ts;
 
-	VFIO_ASSERT_EQ(clock_gettime(CLOCK_MONOTONIC, &ts), 0);
+	VFIO_ASSERT_EQ(clock_gettime(clock, &ts), 0);
 	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
 }
 
@@ -617,9 +648,9 @@ static void run_threads(const char *what, const int *fds, u64 offset,
 					      &workers[i]), 0);
 	}
 	pthread_barrier_wait(&barrier);
-	time = now_ns();
+	time = now_ns(CLOCK_MONOTONIC);
 	pthread_barrier_wait(&barrier);
-	time = now_ns() - time;
+	time = now_ns(CLOCK_MONOTONIC) - time;
 	for (i = 0; i < nr; i++) {
 		VFIO_ASSERT_EQ(pthread_join(workers[i].thread, NULL), 0);
 		waits += workers[i].waits;
@@ -657,9 +688,42 @@ static void measure_threads(u32 nr)
 		close_assert(own[i]);
 }
 
+/* Without a method there is no reset */
+static void set_reset_method(const char *bdf, const char *method)
+{
+	char path[PATH_MAX];
+	int fd;
+
+	snprintf_assert(path, sizeof(path),
+			"/sys/bus/pci/devices/%s/reset_method", bdf);
+	fd = open(path, O_WRONLY);
+	if (fd < 0)
+		return;
+	VFIO_ASSERT_EQ(write(fd, method, strlen(method)), strlen(method));
+	close_assert(fd);
+}
+
+/* In nanoseconds of CPU time, as the kernel sleeps now and then */
+static void measure_open(const char *bdf, struct iommu *iommu)
+{
+	u64 values[NR_OPENS], start;
+	int i;
+
+	set_reset_method(bdf, "\n");
+	for (i = 0; i < NR_OPENS; i++) {
+		start = now_ns(CLOCK_THREAD_CPUTIME_ID);
+		vfio_pci_device_cleanup(vfio_pci_device_init(bdf, iommu));
+		values[i] = now_ns(CLOCK_THREAD_CPUTIME_ID) - start;
+	}
+	set_reset_method(bdf, "default\n");
+	print_median("open_close", values, NR_OPENS);
+}
+
 static void open_device(int *argc, char *argv[])
 {
-	struct rlimit limit = { 4 * NR_BUFFERS, 4 * NR_BUFFERS };
+	struct rlimit limit = { MAX_BUFFERS + NR_BUFFERS,
+				MAX_BUFFERS + NR_BUFFERS };
+	struct iommu *iommu;
 	const char *bdf;
 	int index;
 
@@ -670,7 +734,9 @@ static void open_device(int *argc, char *argv[])
 	bdf = vfio_selftests_get_bdf(argc, argv);
 
 	page_size = getpagesize();
-	device = vfio_pci_device_init(bdf, iommu_init(default_iommu_mode));
+	iommu = iommu_init(default_iommu_mode);
+	measure_open(bdf, iommu);
+	device = vfio_pci_device_init(bdf, iommu);
 	index = vfio_pci_memory_bar(device, MAX_RANGES * page_size);
 	if (index < 0)
 		ksft_exit_skip("%s: no BAR of plain memory with %lu pages\n",
@@ -704,6 +770,7 @@ int main(int argc, char *argv[])
 		measure_export();
 		measure_revoke();
 		measure_spans();
+		measure_misaligned_touch();
 	}
 
 	free(export_args);

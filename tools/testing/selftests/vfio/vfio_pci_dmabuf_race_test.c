@@ -1,25 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Access to a device's memory is taken away while others use it: touch it, map
- * it, unmap it, export it, import it, or hold descriptors of it.
+ * Access to a device's memory is revoked while others use it: touch it, map it,
+ * unmap it, export it, import it, or hold descriptors of it.
  *
- * What all of it is about: after the operation that takes access away has
- * returned, no access succeeds; as long as there is access, it finds what is
- * there. See <libvfio/toucher.h>.
+ * After the operation that revokes access has returned, no access succeeds; as long
+ * as there is access, it finds the right data. See <libvfio/toucher.h>.
  *
- * $VFIO_RACE_ROUNDS sets how many rounds a race goes, for those that have short
- * ones. The others, whose rounds have a reset in them, do a fraction of that.
+ * $VFIO_RACE_ROUNDS sets the number of rounds of those races that have short ones.
+ * The others, whose rounds include a reset, do a fraction of that.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include <linux/compiler.h>
 #include <linux/pci_regs.h>
@@ -27,37 +31,38 @@
 #include <linux/userfaultfd.h>
 #include <linux/vfio.h>
 
-#include <libvfio.h>
+#include <libvfio/dmabuf_test.h>
 
 #include "kselftest_harness.h"
 
-static const char *device_bdf;
-
-static size_t page_size;
-
 #define NR_PAGES	32
 
-/* How long a round may last until access is taken away */
+#define MAX_CHILDREN	64
+
+/* How long a round may last until access is revoked */
 #define MAX_DELAY_US	1500
 
 FIXTURE(dmabuf_race) {
-	struct iommu *iommu;
-	struct vfio_pci_device *device;
+	DMABUF_FIXTURE;
 	struct touch_state *state;
-	int bar;
 	size_t size;
 	u32 rounds;
 	u32 seed;
 	/* What a second thread works with */
 	int fd;
 	void *vaddr;
+	/* Processes to be killed at the end */
+	pid_t children[MAX_CHILDREN];
+	int nr_children;
 };
 
-/* In a child process they would keep the device open. */
-static void keep_bars_from_children(FIXTURE_DATA(dmabuf_race) *self)
+/* BAR mappings in a child process would keep the device open. */
+static void device_open(FIXTURE_DATA(dmabuf_race) *self)
 {
 	int i;
 
+	if (!self->device)
+		dmabuf_test_reopen(self->iommu, &self->device);
 	for (i = 0; i < PCI_STD_NUM_BARS; i++) {
 		if (self->device->bars[i].vaddr)
 			madvise(self->device->bars[i].vaddr,
@@ -66,61 +71,32 @@ static void keep_bars_from_children(FIXTURE_DATA(dmabuf_race) *self)
 	}
 }
 
-static void device_open(FIXTURE_DATA(dmabuf_race) *self)
-{
-	self->device = vfio_pci_device_init(device_bdf, self->iommu);
-	keep_bars_from_children(self);
-}
-
 static void device_close(FIXTURE_DATA(dmabuf_race) *self)
 {
-	vfio_pci_device_cleanup(self->device);
-	self->device = NULL;
-}
-
-/*
- * What is exported is not what is mapped of the BAR, but comes after that, in
- * pages that each have a gap to the next. So every page of the DMABUF is a
- * range of its own: it is not mapped with its neighbours, but by its own fault.
- */
-static u64 range_offset(u32 page)
-{
-	return (NR_PAGES + 2 * page) * page_size;
-}
-
-static void fill_ranges(FIXTURE_DATA(dmabuf_race) *self)
-{
-	void *bar = self->device->bars[self->bar].vaddr;
-	u32 i;
-
-	for (i = 0; i < NR_PAGES; i++)
-		WRITE_ONCE(*(u32 *)(bar + range_offset(i)), touch_pattern(i));
+	dmabuf_test_close(&self->device);
 }
 
 FIXTURE_SETUP(dmabuf_race)
 {
-	const char *reason;
-
-	reason = dmabuf_test_open(device_bdf, true, range_offset(NR_PAGES),
-				  &self->iommu, &self->device, &self->bar);
-	if (reason)
-		SKIP(return, "%s", reason);
-	keep_bars_from_children(self);
+	DMABUF_SETUP(self, true, SZ_16M);
+	device_open(self);
 
 	self->size = NR_PAGES * page_size;
 	self->rounds = getenv_u32("VFIO_RACE_ROUNDS", 100);
 	self->seed = 1;
 	self->state = touch_state_alloc();
 	touch_fill(self->device->bars[self->bar].vaddr, self->size);
-	fill_ranges(self);
 }
 
 FIXTURE_TEARDOWN(dmabuf_race)
 {
-	if (self->state)
-		touch_state_free(self->state);
-	vfio_pci_device_cleanup(self->device);
-	iommu_cleanup(self->iommu);
+	int i;
+
+	WRITE_ONCE(self->state->stop, true);
+	for (i = 0; i < self->nr_children; i++) {
+		kill(self->children[i], SIGKILL);
+		waitpid(self->children[i], NULL, 0);
+	}
 }
 
 /* A test takes its time on a kernel that checks itself. */
@@ -133,16 +109,8 @@ static u32 few_rounds(FIXTURE_DATA(dmabuf_race) *self)
 
 static int export(FIXTURE_DATA(dmabuf_race) *self)
 {
-	struct vfio_region_dma_range ranges[NR_PAGES];
-	u32 i;
-
-	for (i = 0; i < NR_PAGES; i++) {
-		ranges[i].offset = range_offset(i);
-		ranges[i].length = page_size;
-	}
-
-	return vfio_pci_dmabuf_export(self->device, self->bar, ranges,
-				      NR_PAGES);
+	return vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
+					    self->size);
 }
 
 /* In small pages: the more of them, the more faults there are to race with. */
@@ -194,7 +162,7 @@ static void *thread_join(pthread_t thread)
 	return ret;
 }
 
-static void take_dmabuf(FIXTURE_DATA(dmabuf_race) *self, int fd)
+static void revoke_dmabuf(FIXTURE_DATA(dmabuf_race) *self, int fd)
 {
 	touch_set_phase(self->state, TOUCH_GOING);
 	vfio_pci_dmabuf_revoke(self->device, fd);
@@ -215,20 +183,34 @@ static void memory_on(FIXTURE_DATA(dmabuf_race) *self)
 	touch_set_phase(self->state, TOUCH_ON);
 }
 
-static void fault_against_revoke(struct __test_metadata *_metadata,
-				 FIXTURE_DATA(dmabuf_race) *self, bool process)
+/* Touches wait while the device is being reset, then they are done. */
+static void reset(FIXTURE_DATA(dmabuf_race) *self)
+{
+	touch_set_phase(self->state, TOUCH_GOING);
+	vfio_pci_device_reset(self->device);
+	touch_set_phase(self->state, TOUCH_ON);
+}
+
+/* All accesses were as they had to be, and some were done and some refused. */
+#define ASSERT_TOUCHES(_self, _some_refused) do {				\
+	ASSERT_TRUE(touch_all_right((_self)->state));				\
+	ASSERT_LT(0, (_self)->state->nr_done);					\
+	ASSERT_EQ((_some_refused), (_self)->state->nr_refused > 0);		\
+} while (0)
+
+TEST_RACE(fault_against_revoke)
 {
 	struct toucher touchers[2];
 	u32 i;
 
-	for (i = 0; i < self->rounds; i++) {
+	for (i = 0; i < 2 * self->rounds; i++) {
 		int fd = export(self);
 		void *vaddr = map_dmabuf(self, fd);
 
 		touch_set_phase(self->state, TOUCH_ON);
-		touchers_start(self, touchers, vaddr, process);
+		touchers_start(self, touchers, vaddr, i % 2);
 		delay(self);
-		take_dmabuf(self, fd);
+		revoke_dmabuf(self, fd);
 		touch_pages(self->state, vaddr, self->size);
 		touchers_stop(self, touchers);
 
@@ -236,18 +218,7 @@ static void fault_against_revoke(struct __test_metadata *_metadata,
 		munmap_assert(vaddr, self->size);
 		close_assert(fd);
 	}
-	ASSERT_LT(0, self->state->nr_done);
-	ASSERT_LT(0, self->state->nr_refused);
-}
-
-TEST_RACE(fault_against_revoke)
-{
-	fault_against_revoke(_metadata, self, false);
-}
-
-TEST_RACE(fault_in_process_against_revoke)
-{
-	fault_against_revoke(_metadata, self, true);
+	ASSERT_TOUCHES(self, true);
 }
 
 static void fault_against_memory(struct __test_metadata *_metadata,
@@ -258,68 +229,26 @@ static void fault_against_memory(struct __test_metadata *_metadata,
 
 	self->state->ones_allowed = true;
 	touchers_start(self, touchers, vaddr, true);
-	for (i = 0; i < self->rounds; i++) {
+	for (i = 0; i < self->rounds && !self->state->nr_wrong; i++) {
 		delay(self);
 		memory_off(self);
 		touch_pages(self->state, vaddr, self->size);
 		delay(self);
 		memory_on(self);
 		touch_pages(self->state, vaddr, self->size);
-		if (self->state->nr_wrong)
-			break;
 	}
 	touchers_stop(self, touchers);
-
-	ASSERT_TRUE(touch_all_right(self->state));
-	munmap_assert(vaddr, self->size);
+	ASSERT_TOUCHES(self, true);
 }
 
 TEST_RACE(dmabuf_fault_against_memory_disable)
 {
-	int fd = export(self);
-
-	fault_against_memory(_metadata, self, map_dmabuf(self, fd));
-	close_assert(fd);
+	fault_against_memory(_metadata, self, map_dmabuf(self, export(self)));
 }
 
 TEST_RACE(bar_fault_against_memory_disable)
 {
 	fault_against_memory(_metadata, self, map_bar(self));
-}
-
-/* A DMABUF and a BAR mapping at the same time, and the device reset */
-TEST_RACE(fault_against_reset)
-{
-	struct toucher dmabuf_touchers[2], bar_touchers[2];
-	void *dmabuf, *bar;
-	int fd;
-	u32 i;
-
-	if (!(self->device->info.flags & VFIO_DEVICE_FLAGS_RESET))
-		SKIP(return, "The device has no reset");
-
-	fd = export(self);
-	dmabuf = map_dmabuf(self, fd);
-	bar = map_bar(self);
-
-	self->state->ones_allowed = true;
-	touchers_start(self, dmabuf_touchers, dmabuf, false);
-	touchers_start(self, bar_touchers, bar, false);
-	for (i = 0; i < few_rounds(self); i++) {
-		delay(self);
-		touch_set_phase(self->state, TOUCH_GOING);
-		vfio_pci_device_reset(self->device);
-		touch_set_phase(self->state, TOUCH_ON);
-		touch_pages(self->state, dmabuf, self->size);
-		touch_pages(self->state, bar, self->size);
-	}
-	touchers_stop(self, dmabuf_touchers);
-	touchers_stop(self, bar_touchers);
-
-	ASSERT_TRUE(touch_all_right(self->state));
-	munmap_assert(dmabuf, self->size);
-	munmap_assert(bar, self->size);
-	close_assert(fd);
 }
 
 /* A DMABUF does not keep its device open. */
@@ -353,6 +282,7 @@ TEST_RACE(fault_against_close)
 		munmap_assert(vaddr, self->size);
 		close_assert(fd);
 	}
+	ASSERT_TOUCHES(self, true);
 }
 
 /* Made elsewhere and moved, as a MAP_FIXED that fails would leave a hole. */
@@ -408,7 +338,7 @@ TEST_RACE(fault_against_munmap_and_revoke)
 		touchers_start(self, touchers, self->vaddr, false);
 		thread_start(&remapper, remapper_main, self);
 		delay(self);
-		take_dmabuf(self, self->fd);
+		revoke_dmabuf(self, self->fd);
 		touch_pages(self->state, self->vaddr, self->size);
 		touchers_stop(self, touchers);
 		thread_join(remapper);
@@ -418,11 +348,12 @@ TEST_RACE(fault_against_munmap_and_revoke)
 		munmap_assert(self->vaddr, self->size);
 		close_assert(self->fd);
 	}
+	ASSERT_TOUCHES(self, true);
 }
 
 /*
- * New buffers and mappings, made while access goes away and comes back: each
- * has to start out as the device is, and to follow it.
+ * New buffers and mappings, made while access goes away and comes back: each has to
+ * start out as the device is, and to follow it.
  */
 static void *newcomer_main(void *arg)
 {
@@ -462,32 +393,37 @@ TEST_RACE(export_and_mmap_against_memory_disable)
 	WRITE_ONCE(self->state->stop, true);
 	thread_join(newcomers[0]);
 	thread_join(newcomers[1]);
-
-	ASSERT_TRUE(touch_all_right(self->state));
-	ASSERT_LT(0, self->state->nr_done);
-	ASSERT_LT(0, self->state->nr_refused);
+	ASSERT_TOUCHES(self, true);
 }
 
-TEST_RACE(export_and_mmap_against_reset)
+/* A DMABUF, a BAR mapping and new mappings at the same time, and the device reset */
+TEST_RACE(fault_against_reset)
 {
+	struct toucher dmabuf_touchers[2], bar_touchers[2];
 	pthread_t newcomer;
+	void *dmabuf, *bar;
 	u32 i;
 
 	if (!(self->device->info.flags & VFIO_DEVICE_FLAGS_RESET))
 		SKIP(return, "The device has no reset");
 
+	dmabuf = map_dmabuf(self, export(self));
+	bar = map_bar(self);
 	self->state->ones_allowed = true;
+	self->state->never_refused = true;
+	touchers_start(self, dmabuf_touchers, dmabuf, false);
+	touchers_start(self, bar_touchers, bar, false);
 	thread_start(&newcomer, newcomer_main, self);
 	for (i = 0; i < few_rounds(self); i++) {
 		delay(self);
-		touch_set_phase(self->state, TOUCH_GOING);
-		vfio_pci_device_reset(self->device);
-		touch_set_phase(self->state, TOUCH_ON);
+		reset(self);
+		touch_pages(self->state, dmabuf, self->size);
+		touch_pages(self->state, bar, self->size);
 	}
-	WRITE_ONCE(self->state->stop, true);
+	touchers_stop(self, dmabuf_touchers);
+	touchers_stop(self, bar_touchers);
 	thread_join(newcomer);
-
-	ASSERT_TRUE(touch_all_right(self->state));
+	ASSERT_TOUCHES(self, false);
 }
 
 /* Returns the result of the revoke, and whether access was gone by then. */
@@ -500,20 +436,15 @@ struct revoker {
 	int sig;
 };
 
-static void revoke_and_touch(FIXTURE_DATA(dmabuf_race) *self,
-			     struct revoker *revoker)
-{
-	revoker->ret = __vfio_pci_dmabuf_revoke(self->device, self->fd);
-	revoker->sig = try_touch_pages(self->vaddr, self->size);
-}
-
 static void *revoker_main(void *arg)
 {
 	struct revoker *revoker = arg;
+	FIXTURE_DATA(dmabuf_race) *self = revoker->self;
 
 	pthread_barrier_wait(revoker->barrier);
 	random_delay(&revoker->seed, 20);
-	revoke_and_touch(revoker->self, revoker);
+	revoker->ret = __vfio_pci_dmabuf_revoke(self->device, self->fd);
+	revoker->sig = try_touch_pages(self->vaddr, self->size);
 
 	return NULL;
 }
@@ -556,7 +487,6 @@ TEST_RACE(two_revokes)
 		munmap_assert(self->vaddr, self->size);
 		close_assert(self->fd);
 	}
-	pthread_barrier_destroy(&barrier);
 }
 
 /* Dead is dead, whatever the device does at the same time. */
@@ -575,13 +505,12 @@ static void *memory_toggler_main(void *arg)
 TEST_RACE(revoke_against_memory_disable)
 {
 	pthread_t toggler;
-	u32 i;
+	u32 i, j;
 
 	thread_start(&toggler, memory_toggler_main, self);
 	for (i = 0; i < self->rounds; i++) {
 		int fd = export(self);
 		void *vaddr = map_dmabuf(self, fd);
-		u32 j;
 
 		try_touch_pages(vaddr, self->size);
 		vfio_pci_dmabuf_revoke(self->device, fd);
@@ -625,16 +554,14 @@ TEST_RACE(import_against_revoke)
 	u32 i;
 
 	for (i = 0; i < self->rounds; i++) {
-		/* iommufd takes only one range. */
-		self->fd = vfio_pci_dmabuf_export_range(self->device, self->bar,
-							0, self->size);
+		self->fd = export(self);
 		self->vaddr = map_dmabuf(self, self->fd);
 
 		touch_set_phase(self->state, TOUCH_ON);
 		WRITE_ONCE(self->state->stop, false);
 		thread_start(&importer, importer_main, self);
 		delay(self);
-		take_dmabuf(self, self->fd);
+		revoke_dmabuf(self, self->fd);
 		touch_pages(self->state, self->vaddr, self->size);
 		ASSERT_EQ(-ENODEV, __iommu_map_file(self->iommu, self->fd, 0,
 						    self->size, SZ_2G));
@@ -649,7 +576,6 @@ TEST_RACE(import_against_revoke)
 
 /* Closes its fd some time later. */
 struct closer {
-	pthread_t thread;
 	int fd;
 	u32 seed;
 	u32 max_delay_us;
@@ -665,37 +591,36 @@ static void *closer_main(void *arg)
 	return NULL;
 }
 
-static void closer_start(FIXTURE_DATA(dmabuf_race) *self,
-			 struct closer *closer, int fd, u32 max_delay_us)
+static pthread_t closer_start(FIXTURE_DATA(dmabuf_race) *self,
+			      struct closer *closer, int fd, u32 max_delay_us)
 {
-	closer->fd = fd;
-	closer->seed = rand_r(&self->seed);
-	closer->max_delay_us = max_delay_us;
-	thread_start(&closer->thread, closer_main, closer);
+	pthread_t thread;
+
+	*closer = (struct closer){ fd, rand_r(&self->seed), max_delay_us };
+	thread_start(&thread, closer_main, closer);
+	return thread;
 }
 
 /* The last fd goes, and with a mapping or without one the buffer. */
 TEST_RACE(close_of_fd_against_revoke)
 {
 	struct closer closer;
+	pthread_t thread;
 	u32 i;
 
 	for (i = 0; i < 4 * self->rounds; i++) {
-		void *vaddr = NULL;
-		int fd, ret;
+		int fd = export(self);
+		void *vaddr = i % 2 ? map_dmabuf(self, fd) : NULL;
+		int ret;
 
-		fd = export(self);
-		if (i % 2)
-			vaddr = map_dmabuf(self, fd);
-
-		closer_start(self, &closer, fd, 20);
+		thread = closer_start(self, &closer, fd, 20);
 		random_delay(&self->seed, 20);
 		ret = __vfio_pci_dmabuf_revoke(self->device, fd);
 		if (vaddr)
 			ASSERT_EQ(ret ? 0 : SIGBUS,
 				  try_touch_pages(vaddr, self->size));
 		ASSERT_TRUE(!ret || ret == -EBADF);
-		thread_join(closer.thread);
+		thread_join(thread);
 
 		if (vaddr)
 			munmap_assert(vaddr, self->size);
@@ -704,7 +629,7 @@ TEST_RACE(close_of_fd_against_revoke)
 
 /*
  * An O_PATH descriptor keeps a DMABUF that has no open file any more, so that it
- * is still on the list of its device when the device walks that.
+ * may still be on the list of its device when the device walks that.
  */
 static int export_o_path(FIXTURE_DATA(dmabuf_race) *self)
 {
@@ -725,123 +650,250 @@ static void *o_path_main(void *arg)
 	return NULL;
 }
 
-TEST_RACE(o_path_against_memory_disable)
+static void o_path_memory_disable(FIXTURE_DATA(dmabuf_race) *self, void **vaddr)
+{
+	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
+	VFIO_ASSERT_EQ(try_touch_pages(vaddr[0], self->size), SIGBUS);
+	VFIO_ASSERT_EQ(try_touch_pages(vaddr[1], self->size), SIGBUS);
+	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+}
+
+static void o_path_reset(FIXTURE_DATA(dmabuf_race) *self, void **vaddr)
+{
+	vfio_pci_device_reset(self->device);
+	VFIO_ASSERT_EQ(faults_to_touch(vaddr[0], page_size, page_size), 1);
+	VFIO_ASSERT_EQ(faults_to_touch(vaddr[1], page_size, page_size), 1);
+}
+
+/* The walk passes over such buffers, and reaches those before and behind them. */
+static void o_path_against(struct __test_metadata *_metadata,
+			   FIXTURE_DATA(dmabuf_race) *self, u32 rounds,
+			   void (*fn)(FIXTURE_DATA(dmabuf_race) *self,
+				      void **vaddr))
 {
 	pthread_t holder;
-	int o_path;
-	u32 i;
+	void *vaddr[2];
+	int fds[2];
+	u32 i, j;
 
 	thread_start(&holder, o_path_main, self);
-	for (i = 0; i < self->rounds; i++) {
-		o_path = export_o_path(self);
-		memory_off(self);
-		memory_on(self);
+	for (i = 0; i < rounds; i++) {
+		int o_path = -1;
+
+		for (j = 0; j < 2; j++) {
+			fds[j] = export(self);
+			vaddr[j] = map_dmabuf(self, fds[j]);
+			if (!j)
+				o_path = export_o_path(self);
+			ASSERT_EQ(0, try_touch_pages(vaddr[j], self->size));
+		}
+		fn(self, vaddr);
+		for (j = 0; j < 2; j++) {
+			ASSERT_EQ(0, try_touch_pages(vaddr[j], self->size));
+			munmap_assert(vaddr[j], self->size);
+			close_assert(fds[j]);
+		}
 		close_assert(o_path);
 	}
 	WRITE_ONCE(self->state->stop, true);
 	thread_join(holder);
 }
 
+TEST_RACE(o_path_against_memory_disable)
+{
+	o_path_against(_metadata, self, self->rounds, o_path_memory_disable);
+}
+
 TEST_RACE(o_path_against_reset)
 {
-	pthread_t holder;
-	u32 i;
-
 	if (!(self->device->info.flags & VFIO_DEVICE_FLAGS_RESET))
 		SKIP(return, "The device has no reset");
 
-	thread_start(&holder, o_path_main, self);
-	for (i = 0; i < few_rounds(self); i++) {
-		int o_path = export_o_path(self);
-
-		vfio_pci_device_reset(self->device);
-		close_assert(o_path);
-	}
-	WRITE_ONCE(self->state->stop, true);
-	thread_join(holder);
+	o_path_against(_metadata, self, few_rounds(self), o_path_reset);
 }
 
 TEST_RACE(o_path_against_close)
 {
 	struct closer closer;
+	pthread_t thread;
+	void *vaddr;
 	u32 i;
+	int fd;
 
 	for (i = 0; i < few_rounds(self); i++) {
 		int o_path = export_o_path(self);
 
-		closer_start(self, &closer, export_o_path(self), 2000);
+		fd = export(self);
+		vaddr = map_dmabuf(self, fd);
+		ASSERT_EQ(0, try_touch_pages(vaddr, self->size));
+		thread = closer_start(self, &closer, export_o_path(self), 2000);
 		device_close(self);
-		thread_join(closer.thread);
-		close_assert(o_path);
+		ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, self->size));
+		thread_join(thread);
 		device_open(self);
+		ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, self->size));
+		munmap_assert(vaddr, self->size);
+		close_assert(o_path);
+		close_assert(fd);
 	}
 }
 
-static void *unbind_main(void *driver)
+static int do_unbind(void *driver, int fd)
 {
-	return (void *)(long)__sysfs_driver_unbind(driver, device_bdf);
+	return __sysfs_driver_unbind(driver, device_bdf);
 }
 
-static void driver_bind(struct __test_metadata *_metadata,
-			FIXTURE_DATA(dmabuf_race) *self, const char *driver)
-{
-	ASSERT_EQ(0, __sysfs_driver_bind(driver, device_bdf));
-	device_open(self);
-}
-
-/* Whoever holds the DMABUF does not hold up the driver. */
-TEST_RACE(o_path_against_unbind)
-{
-	char *driver = sysfs_driver_get(device_bdf);
-	int o_path = export_o_path(self);
-	pthread_t unbind;
-
-	device_close(self);
-	thread_start(&unbind, unbind_main, driver);
-	ASSERT_EQ(NULL, thread_join(unbind));
-	driver_bind(_metadata, self, driver);
-
-	close_assert(o_path);
-	free(driver);
-}
-
-/* The unbind waits for the close, and takes what was left mapped. */
+/*
+ * The unbind waits for the close, and ends what was left mapped. A holder of the
+ * DMABUF, by a path too, does not hold it up.
+ */
 TEST_RACE(fault_against_unbind)
 {
 	char *driver = sysfs_driver_get(device_bdf);
-	int fd = export(self);
+	int fd = export(self), o_path = export_o_path(self);
 	void *vaddr = map_dmabuf(self, fd);
 	struct toucher touchers[2];
-	pthread_t unbind;
+	struct job unbind;
 
 	self->state->ones_allowed = true;
 	touchers_start(self, touchers, vaddr, true);
-	thread_start(&unbind, unbind_main, driver);
-	usleep(50000);
+	job_start(&unbind, do_unbind, driver, -1);
+	ASSERT_TRUE(job_waits(&unbind));
 
 	touch_set_phase(self->state, TOUCH_GOING);
 	device_close(self);
 	touch_set_phase(self->state, TOUCH_OFF);
 	touch_pages(self->state, vaddr, self->size);
-	ASSERT_EQ(NULL, thread_join(unbind));
+	ASSERT_EQ(0, job_result(&unbind));
 	touch_pages(self->state, vaddr, self->size);
-	driver_bind(_metadata, self, driver);
+	ASSERT_EQ(0, __sysfs_driver_bind(driver, device_bdf));
+	device_open(self);
 	touch_pages(self->state, vaddr, self->size);
 	touchers_stop(self, touchers);
 
-	ASSERT_TRUE(touch_all_right(self->state));
+	ASSERT_TOUCHES(self, true);
 	ASSERT_EQ(-ENODEV, __vfio_pci_dmabuf_revoke(self->device, fd));
-	munmap_assert(vaddr, self->size);
-	close_assert(fd);
-	free(driver);
+	close_assert(o_path);
+}
+
+/* A process that has nothing but the DMABUF, and runs @fn over and over */
+static void child_start(FIXTURE_DATA(dmabuf_race) *self,
+			void (*fn)(int fd, size_t size), int fd, size_t size,
+			int policy)
+{
+	struct sched_param param = {};
+	pid_t pid = fork();
+
+	VFIO_ASSERT_GE(pid, 0);
+	if (pid) {
+		VFIO_ASSERT_LT(self->nr_children, MAX_CHILDREN);
+		self->children[self->nr_children++] = pid;
+		return;
+	}
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	VFIO_ASSERT_EQ(dup2(fd, STDERR_FILENO + 1), STDERR_FILENO + 1);
+	VFIO_ASSERT_EQ(close_range(STDERR_FILENO + 2, ~0U, 0), 0);
+	VFIO_ASSERT_EQ(sched_setscheduler(0, policy, &param), 0);
+	while (1)
+		fn(STDERR_FILENO + 1, size);
+}
+
+/* Map it and fault in all pages */
+static void fault_new_mapping(int fd, size_t size)
+{
+	void *vaddr = mmap_shared_aligned(fd, 0, size, SZ_2M, page_size);
+
+	try_touch_pages(vaddr, size);
+	munmap_assert(vaddr, size);
+}
+
+/* Fault in pages again and again, as the owner of the device unmaps them */
+static void fault_one_mapping(int fd, size_t size)
+{
+	static void *vaddr;
+
+	if (!vaddr)
+		vaddr = mmap_shared_aligned(fd, 0, size, SZ_2M, page_size);
+	try_touch_pages(vaddr, size);
+}
+
+static void spin(int fd, size_t size)
+{
+}
+
+/* A client that has nothing but a descriptor cannot refuse the owner a reset. */
+TEST_RACE(hot_reset_against_faults)
+{
+	int i, fd;
+
+	if (!vfio_pci_hot_reset_is_ours(self->device))
+		SKIP(return, "No hot reset of the device alone");
+
+	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0, SZ_8M);
+	for (i = 0; i < 2; i++)
+		child_start(self, fault_new_mapping, fd, SZ_8M, SCHED_OTHER);
+	usleep(200000);
+	for (i = 0; i < 30; i++) {
+		ASSERT_EQ(0, __vfio_pci_hot_reset(self->device));
+		usleep(20000);
+	}
+}
+
+static u64 now_us(void)
+{
+	struct timespec ts;
+
+	VFIO_ASSERT_EQ(clock_gettime(CLOCK_MONOTONIC, &ts), 0);
+	return ts.tv_sec * 1000000ULL + ts.tv_nsec / 1000;
+}
+
+/* The longest that disabling memory takes the owner */
+static u64 slowest_memory_disable(FIXTURE_DATA(dmabuf_race) *self, int rounds)
+{
+	u64 start, slowest = 0;
+
+	while (rounds--) {
+		usleep(20000 + rand_r(&self->seed) % 20000);
+		start = now_us();
+		vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
+		slowest = max(slowest, now_us() - start);
+		vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+	}
+	return slowest;
 }
 
 /*
- * A system call that is held up where it copies to or from user memory, because
- * the page is missing and userfaultfd takes its time, and meanwhile a writer of
- * the device's memory_lock, mmap() and faults. Were memory_lock held across the
- * copy, the writer would wait for the copy, faults for the writer, mmap() for the
- * faults, and the thread that is to provide the page maybe for mmap().
+ * Nor can it hold up a real-time owner by faults that get no CPU: the limit is far
+ * above what the host of a guest may add, and far below what a starved task waits.
+ */
+TEST_RACE(real_time_owner_against_starved_faults)
+{
+	struct sched_param fifo = { .sched_priority = 50 };
+	int fd, i, nr = 4 * sysconf(_SC_NPROCESSORS_ONLN);
+	u64 alone, slowest;
+
+	nr = min(nr, MAX_CHILDREN / 2);
+	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0, SZ_16M);
+	for (i = 0; i < nr; i++)
+		child_start(self, spin, fd, 0, SCHED_OTHER);
+	if (sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &fifo))
+		SKIP(return, "No real-time scheduling");
+
+	alone = slowest_memory_disable(self, 20);
+	for (i = 0; i < nr / 2; i++)
+		child_start(self, fault_one_mapping, fd, SZ_16M, SCHED_IDLE);
+	sleep(3);
+	slowest = slowest_memory_disable(self, 60);
+	TH_LOG("%llu us without faults, %llu us with them",
+	       (unsigned long long)alone, (unsigned long long)slowest);
+	ASSERT_GT(max_t(u64, 3 * alone, 250000), slowest);
+}
+
+/*
+ * A system call that is held up where it copies to or from user memory, because the
+ * page is missing and userfaultfd takes its time. Nobody else may have to wait for
+ * that copy: it might be for the thread that is to provide the page.
  */
 struct held_call {
 	FIXTURE_DATA(dmabuf_race) *self;
@@ -879,25 +931,23 @@ static int held_revoke(FIXTURE_DATA(dmabuf_race) *self, void *page)
 
 static int held_bar_read(FIXTURE_DATA(dmabuf_race) *self, void *page)
 {
-	return pread(self->device->fd, page, sizeof(u32),
-		     vfio_pci_region_offset(self->device, self->bar));
+	return pread(self->device->fd, page, 4, self->bar_offset);
 }
 
 static int held_bar_write(FIXTURE_DATA(dmabuf_race) *self, void *page)
 {
-	return pwrite(self->device->fd, page, sizeof(u32),
-		      vfio_pci_region_offset(self->device, self->bar));
+	return pwrite(self->device->fd, page, 4, self->bar_offset);
 }
 
 static int held_config_read(FIXTURE_DATA(dmabuf_race) *self, void *page)
 {
-	return pread(self->device->fd, page, sizeof(u16),
+	return pread(self->device->fd, page, 2,
 		     self->device->config_space.offset + PCI_COMMAND);
 }
 
 static int held_config_write(FIXTURE_DATA(dmabuf_race) *self, void *page)
 {
-	return pwrite(self->device->fd, page, sizeof(u16),
+	return pwrite(self->device->fd, page, 2,
 		      self->device->config_space.offset + PCI_COMMAND);
 }
 
@@ -928,11 +978,27 @@ static int userfaultfd_open(void *page)
 	return uffd;
 }
 
-/* All that would have to wait for memory_lock, or for who waits for it */
-static void use_and_revoke(struct __test_metadata *_metadata,
-			   FIXTURE_DATA(dmabuf_race) *self)
+static int read_bar(FIXTURE_DATA(dmabuf_race) *self, u64 offset)
 {
-	int fd = export(self);
+	u32 val;
+
+	return pread(self->device->fd, &val, sizeof(val),
+		     self->bar_offset + offset);
+}
+
+static int export_wc(FIXTURE_DATA(dmabuf_race) *self)
+{
+	return __vfio_pci_dmabuf_export_range(self->device, self->bar,
+					      O_RDWR | O_CLOEXEC,
+					      VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC,
+					      SZ_8M, page_size);
+}
+
+/* All that would have to wait for a lock of the device */
+static int use_device(void *arg, int unused)
+{
+	FIXTURE_DATA(dmabuf_race) *self = arg;
+	int fd = export(self), wc = export_wc(self);
 	void *dmabuf = map_dmabuf(self, fd);
 	void *bar;
 
@@ -943,27 +1009,30 @@ static void use_and_revoke(struct __test_metadata *_metadata,
 	memory_on(self);
 	touch_pages(self->state, dmabuf, self->size);
 	touch_pages(self->state, bar, self->size);
+	VFIO_ASSERT_EQ(read_bar(self, page_size), sizeof(u32));
 
+	if (wc != -EOPNOTSUPP) {
+		VFIO_ASSERT_GE(wc, 0);
+		VFIO_ASSERT_EQ(read_bar(self, SZ_8M), sizeof(u32));
+		vfio_pci_dmabuf_revoke(self->device, wc);
+		close_assert(wc);
+	}
 	vfio_pci_dmabuf_revoke(self->device, fd);
-	ASSERT_EQ(SIGBUS, try_touch_pages(dmabuf, self->size));
+	VFIO_ASSERT_EQ(try_touch_pages(dmabuf, self->size), SIGBUS);
 	munmap_assert(dmabuf, self->size);
 	munmap_assert(bar, self->size);
 	close_assert(fd);
+	return 0;
 }
 
 /* Returns when the call is held up. */
-static void held_call_start(struct held_call *call,
-			    FIXTURE_DATA(dmabuf_race) *self,
-			    int (*fn)(FIXTURE_DATA(dmabuf_race) *self,
-				      void *page))
+static void held_call_start(struct held_call *call)
 {
 	void *pages = mmap(NULL, 2 * page_size, PROT_READ | PROT_WRITE,
 			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct uffd_msg msg;
 
 	VFIO_ASSERT_NE(pages, MAP_FAILED);
-	call->self = self;
-	call->fn = fn;
 	call->page = pages + page_size;
 	call->uffd = userfaultfd_open(call->page);
 	VFIO_ASSERT_GE(call->uffd, 0);
@@ -985,7 +1054,6 @@ static int held_call_end(struct held_call *call, void *data)
 	ioctl_assert(call->uffd, UFFDIO_COPY, &copy);
 	thread_join(call->thread);
 	close_assert(call->uffd);
-	munmap_assert(call->page - page_size, 2 * page_size);
 
 	return call->ret;
 }
@@ -995,12 +1063,17 @@ static int hold_call(struct __test_metadata *_metadata,
 		     int (*fn)(FIXTURE_DATA(dmabuf_race) *self, void *page),
 		     void *data)
 {
-	struct held_call call;
+	struct held_call call = { .self = self, .fn = fn };
+	struct job job;
+	int ret;
 
-	held_call_start(&call, self, fn);
-	use_and_revoke(_metadata, self);
+	held_call_start(&call);
+	job_start(&job, use_device, self, -1);
+	EXPECT_TRUE(job_ends(&job, JOB_ENDS_MS / 4));
+	ret = held_call_end(&call, data);
+	job_result(&job);
 
-	return held_call_end(&call, data);
+	return ret;
 }
 
 static void *mmap_anonymous(void)
@@ -1017,14 +1090,21 @@ TEST_RACE(user_copy_holds_up_nobody)
 	void *data = mmap_anonymous();
 	struct vfio_region_dma_range *range = data;
 	struct vfio_pci_dmabuf_revoke *args = data;
-	void *probe = mmap_anonymous();
-	int uffd, fd;
+	int i, fd;
 
-	uffd = userfaultfd_open(probe);
-	if (uffd < 0)
+	fd = userfaultfd_open(mmap_anonymous());
+	if (fd < 0)
 		SKIP(return, "No userfaultfd");
-	close_assert(uffd);
 
+	/* First with the kernel's mapping of the BAR, which WC exports unmap */
+	self->state->ones_allowed = true;
+	*(u32 *)data = touch_pattern(0);
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(4, hold_call(_metadata, self, held_bar_read, data));
+		ASSERT_EQ(4, hold_call(_metadata, self, held_bar_write, data));
+	}
+
+	range->offset = 0;
 	range->length = self->size;
 	fd = hold_call(_metadata, self, held_export, data);
 	ASSERT_GE(fd, 0);
@@ -1033,142 +1113,16 @@ TEST_RACE(user_copy_holds_up_nobody)
 	args->dmabuf_fd = fd;
 	ASSERT_EQ(0, hold_call(_metadata, self, held_revoke, data));
 	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->device, fd));
-	close_assert(fd);
-
-	*(u32 *)data = touch_pattern(0);
-	ASSERT_EQ(4, hold_call(_metadata, self, held_bar_write, data));
-	ASSERT_EQ(4, hold_call(_metadata, self, held_bar_read, data));
 
 	*(u16 *)data = vfio_pci_config_readw(self->device, PCI_COMMAND);
 	ASSERT_EQ(2, hold_call(_metadata, self, held_config_write, data));
 	ASSERT_EQ(2, hold_call(_metadata, self, held_config_read, data));
 
 	ASSERT_TRUE(touch_all_right(self->state));
-	munmap_assert(probe, page_size);
-	munmap_assert(data, page_size);
-}
-
-/* Exports the page behind the last one of export() as write-combining. */
-struct wc_exporter {
-	FIXTURE_DATA(dmabuf_race) *self;
-	pthread_t thread;
-	pid_t tid;
-	bool done;
-	int fd;
-};
-
-static void *wc_exporter_main(void *arg)
-{
-	struct wc_exporter *exporter = arg;
-	FIXTURE_DATA(dmabuf_race) *self = exporter->self;
-	u64 offset = range_offset(NR_PAGES) - page_size;
-
-	WRITE_ONCE(exporter->tid, syscall(__NR_gettid));
-	exporter->fd =
-		__vfio_pci_dmabuf_export_range(self->device, self->bar,
-					       O_RDWR | O_CLOEXEC,
-					       VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC,
-					       offset, page_size);
-	WRITE_ONCE(exporter->done, true);
-
-	return NULL;
-}
-
-static bool thread_sleeps_for_lock(pid_t tid)
-{
-	char path[64], state;
-	FILE *file;
-	int nr;
-
-	snprintf_assert(path, (int)sizeof(path), "/proc/self/task/%d/stat", tid);
-	file = fopen(path, "r");
-	if (!file)
-		return false;
-
-	nr = fscanf(file, "%*d (%*[^)]) %c", &state);
-	VFIO_ASSERT_EQ(nr, 1);
-	VFIO_ASSERT_EQ(fclose(file), 0);
-
-	return state == 'D';
-}
-
-/* Returns whether the export has to wait, once that is known. */
-static bool wc_export_waits(FIXTURE_DATA(dmabuf_race) *self,
-			    struct wc_exporter *exporter)
-{
-	int ms;
-
-	*exporter = (struct wc_exporter){ .self = self };
-	thread_start(&exporter->thread, wc_exporter_main, exporter);
-	for (ms = 0; ms < 10000 && !READ_ONCE(exporter->done); ms++) {
-		pid_t tid = READ_ONCE(exporter->tid);
-
-		if (tid && thread_sleeps_for_lock(tid))
-			return true;
-		usleep(1000);
-	}
-
-	return false;
-}
-
-static void hold_call_and_wc_export(struct __test_metadata *_metadata,
-				    FIXTURE_DATA(dmabuf_race) *self,
-				    int (*fn)(FIXTURE_DATA(dmabuf_race) *self,
-					      void *page), void *data)
-{
-	struct wc_exporter exporter;
-	struct held_call call;
-
-	held_call_start(&call, self, fn);
-	EXPECT_TRUE(wc_export_waits(self, &exporter));
-	use_and_revoke(_metadata, self);
-	EXPECT_FALSE(READ_ONCE(exporter.done));
-	EXPECT_EQ(4, held_call_end(&call, data));
-
-	thread_join(exporter.thread);
-	ASSERT_LE(0, exporter.fd);
-	close_assert(exporter.fd);
-}
-
-/*
- * A read or write of a BAR may use the kernel's mapping of it once its copy is
- * done. So an export that wants the mapping to give way waits for the copy; all
- * else goes on, with this waiter too.
- */
-TEST_RACE(user_copy_holds_up_wc_export_only)
-{
-	void *data = mmap_anonymous();
-	struct wc_exporter exporter;
-	int i;
-
-	i = userfaultfd_open(data);
-	if (i < 0)
-		SKIP(return, "No userfaultfd");
-	close_assert(i);
-
-	wc_export_waits(self, &exporter);
-	thread_join(exporter.thread);
-	if (exporter.fd == -EOPNOTSUPP)
-		SKIP(return, "No write-combining");
-	ASSERT_LE(0, exporter.fd);
-	close_assert(exporter.fd);
-
-	/* Once with the mapping, which is there after an open, once without */
-	device_close(self);
-	device_open(self);
-	*(u32 *)data = touch_pattern(0);
-	for (i = 0; i < 2; i++) {
-		hold_call_and_wc_export(_metadata, self, held_bar_write, data);
-		hold_call_and_wc_export(_metadata, self, held_bar_read, data);
-	}
-
-	ASSERT_TRUE(touch_all_right(self->state));
-	munmap_assert(data, page_size);
 }
 
 int main(int argc, char *argv[])
 {
-	page_size = getpagesize();
-	device_bdf = vfio_selftests_get_bdf(&argc, argv);
+	dmabuf_test_init(&argc, argv);
 	return test_harness_run(argc, argv);
 }

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * VFIO_DEVICE_PCI_DMABUF_REVOKE: it takes one DMABUF away from all who have it
- * mapped, for good, and touches nothing else.
+ * VFIO_DEVICE_PCI_DMABUF_REVOKE: it ends every mapping of one DMABUF permanently,
+ * and touches nothing else.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <sys/ioctl.h>
@@ -16,127 +19,115 @@
 #include <linux/udmabuf.h>
 #include <linux/vfio.h>
 
-#include <libvfio.h>
+#include <libvfio/dmabuf_test.h>
 
 #include "kselftest_harness.h"
-
-static const char *device_bdf;
-
-static size_t page_size;
 
 #define NR_PAGES 16
 
 FIXTURE(dmabuf_revoke) {
-	struct iommu *iommu;
-	struct vfio_pci_device *device;
+	DMABUF_FIXTURE;
 	struct vfio_client *client;
-	int bar;
 	size_t size;
 	int fd;
+	void *vaddr;
 };
 
 FIXTURE_SETUP(dmabuf_revoke)
 {
-	const char *reason;
-
 	self->client = vfio_client_start();
-	reason = dmabuf_test_open(device_bdf, false, 4 * page_size,
-				  &self->iommu, &self->device, &self->bar);
-	if (reason)
-		SKIP(return, "%s", reason);
-
-	self->size = min_t(u64, self->device->bars[self->bar].info.size,
-			   NR_PAGES * page_size);
+	DMABUF_SETUP(self, false, 4 * page_size);
+	self->size = min_t(u64, self->bar_size, NR_PAGES * page_size);
 	self->fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
 						self->size);
+	self->vaddr = mmap_shared(self->fd, 0, self->size);
 }
 
 FIXTURE_TEARDOWN(dmabuf_revoke)
 {
 	vfio_client_stop(self->client);
-	close_assert(self->fd);
-	vfio_pci_device_cleanup(self->device);
-	iommu_cleanup(self->iommu);
 }
 
-TEST_F(dmabuf_revoke, mapping_faults)
-{
-	void *vaddr = mmap_shared(self->fd, 0, self->size);
+/* Is the DMABUF in use, or revoked for everybody and every kind of access? */
+#define ASSERT_USABLE(_self)							\
+	ASSERT_EQ(0, try_touch_pages((_self)->vaddr, (_self)->size))
+#define ASSERT_REVOKED(_self) do {						\
+	void *__again;								\
+										\
+	ASSERT_EQ(SIGBUS, try_touch_pages((_self)->vaddr, (_self)->size));	\
+	ASSERT_EQ(SIGBUS, try_write32((_self)->vaddr + (_self)->size - 4, 0));	\
+	ASSERT_EQ(-EFAULT, pipe_write((_self)->vaddr));				\
+	ASSERT_EQ(-ENODEV, __mmap_shared((_self)->fd, page_size, page_size,	\
+					 PROT_READ, &__again));			\
+	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke((_self)->device,		\
+						    (_self)->fd));		\
+} while (0)
 
-	ASSERT_EQ(0, try_touch_pages(vaddr, self->size));
+TEST_F(dmabuf_revoke, touched_or_not)
+{
+	void *untouched = mmap_shared(self->fd, 0, self->size);
+
+	ASSERT_USABLE(self);
 	ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->device, self->fd));
-
-	ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, self->size));
-	ASSERT_EQ(SIGBUS, try_write32(vaddr + self->size - 4, 0));
-	ASSERT_EQ(-EFAULT, pipe_write(vaddr));
-
-	munmap_assert(vaddr, self->size);
+	ASSERT_REVOKED(self);
+	ASSERT_EQ(SIGBUS, try_touch_pages(untouched, self->size));
 }
 
-/* The first fault of a mapping finds the buffer revoked. */
-TEST_F(dmabuf_revoke, untouched_mapping_faults)
-{
-	void *vaddr = mmap_shared(self->fd, 0, self->size);
-
-	vfio_pci_dmabuf_revoke(self->device, self->fd);
-	ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, self->size));
-
-	munmap_assert(vaddr, self->size);
-}
-
+/* Whole, in part, split, moved, by another fd, and in a child */
 TEST_F(dmabuf_revoke, every_alias_faults)
 {
 	int copy = dup(self->fd);
-	void *whole = mmap_shared(self->fd, 0, self->size);
 	void *again = mmap_shared(copy, 0, self->size);
 	void *end = mmap_shared(self->fd, self->size - page_size, page_size);
 	void *split = mmap_shared(self->fd, page_size, 3 * page_size);
+	void *old = mmap_shared(self->fd, page_size, 2 * page_size);
+	void *moved = mmap_reserve(2 * page_size, page_size, 0);
+	const struct {
+		void *vaddr;
+		size_t size;
+	} maps[] = {
+		{ self->vaddr, self->size }, { again, self->size },
+		{ end, page_size }, { split, page_size },
+		{ split + 2 * page_size, page_size }, { moved, 2 * page_size },
+	};
+	int i;
 
 	munmap_assert(split + page_size, page_size);
+	ASSERT_EQ(0, try_touch_pages(old, 2 * page_size));
+	ASSERT_EQ(moved, mremap(old, 2 * page_size, 2 * page_size,
+				MREMAP_MAYMOVE | MREMAP_FIXED, moved));
+	for (i = 0; i < ARRAY_SIZE(maps); i++)
+		ASSERT_EQ(0, try_touch_pages(maps[i].vaddr, maps[i].size));
+	ASSERT_EQ(0, touch_pages_in_child(self->vaddr, self->size));
 
-	ASSERT_EQ(0, try_touch_pages(whole, self->size));
-	ASSERT_EQ(0, try_touch_pages(again, self->size));
-	ASSERT_EQ(0, try_touch(end));
-	ASSERT_EQ(0, try_touch(split));
-	ASSERT_EQ(0, try_touch(split + 2 * page_size));
-
-	/* By another name, and with the first one gone. */
 	close_assert(self->fd);
 	self->fd = copy;
 	vfio_pci_dmabuf_revoke(self->device, copy);
-
-	ASSERT_EQ(SIGBUS, try_touch_pages(whole, self->size));
-	ASSERT_EQ(SIGBUS, try_touch_pages(again, self->size));
-	ASSERT_EQ(SIGBUS, try_touch(end));
-	ASSERT_EQ(SIGBUS, try_touch(split));
-	ASSERT_EQ(SIGBUS, try_touch(split + 2 * page_size));
-
-	munmap_assert(whole, self->size);
-	munmap_assert(again, self->size);
-	munmap_assert(end, page_size);
-	munmap_assert(split, 3 * page_size);
+	for (i = 0; i < ARRAY_SIZE(maps); i++) {
+		ASSERT_EQ(SIGBUS, try_touch_pages(maps[i].vaddr,
+						  maps[i].size)) {
+			TH_LOG("mapping %d", i);
+		}
+	}
+	ASSERT_EQ(SIGBUS, touch_pages_in_child(self->vaddr, self->size));
+	ASSERT_REVOKED(self);
 }
 
-TEST_F(dmabuf_revoke, huge_mapping_faults)
+TEST_F(dmabuf_revoke, large_and_small_pages)
 {
-	size_t bar_size = self->device->bars[self->bar].info.size;
-	size_t size = min_t(size_t, bar_size, SZ_4M);
+	size_t size = min_t(size_t, self->bar_size, SZ_4M);
 	int fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0, size);
-	void *huge = mmap_shared_aligned(fd, 0, size, SZ_2M, 0);
+	void *large = mmap_shared_aligned(fd, 0, size, SZ_2M, 0);
 	void *small = mmap_shared_aligned(fd, 0, size, SZ_2M, page_size);
 
-	ASSERT_EQ(0, try_touch_pages(huge, size));
+	ASSERT_EQ(0, try_touch_pages(large, size));
 	ASSERT_EQ(0, try_touch_pages(small, size));
 	vfio_pci_dmabuf_revoke(self->device, fd);
-	ASSERT_EQ(SIGBUS, try_touch_pages(huge, size));
+	ASSERT_EQ(SIGBUS, try_touch_pages(large, size));
 	ASSERT_EQ(SIGBUS, try_touch_pages(small, size));
-
-	munmap_assert(huge, size);
-	munmap_assert(small, size);
-	close_assert(fd);
 }
 
-TEST_F(dmabuf_revoke, multi_range_mapping_faults)
+TEST_F(dmabuf_revoke, multi_range_mapping)
 {
 	struct vfio_region_dma_range ranges[] = {
 		{ 2 * page_size, 2 * page_size },
@@ -151,209 +142,91 @@ TEST_F(dmabuf_revoke, multi_range_mapping_faults)
 	ASSERT_EQ(0, try_touch_pages(vaddr, size));
 	vfio_pci_dmabuf_revoke(self->device, fd);
 	ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, size));
-
-	munmap_assert(vaddr, size);
-	close_assert(fd);
 }
 
 TEST_F(dmabuf_revoke, client_faults)
 {
 	vfio_client_mmap(self->client, self->fd, page_size, 2 * page_size);
-
 	ASSERT_EQ(0, vfio_client_read32(self->client, 0, NULL));
 	ASSERT_EQ(0, vfio_client_read32(self->client, page_size, NULL));
 
 	vfio_pci_dmabuf_revoke(self->device, self->fd);
-
 	ASSERT_EQ(SIGBUS, vfio_client_read32(self->client, 0, NULL));
 	ASSERT_EQ(SIGBUS, vfio_client_read32(self->client, page_size, NULL));
 	ASSERT_EQ(SIGBUS, vfio_client_write32(self->client, page_size, 0));
-
 	ASSERT_EQ(-ENODEV, __vfio_client_mmap(self->client, self->fd, 0,
 					      page_size));
 }
 
-/* Holding a slice gives no power over it: that takes the device. */
-TEST_F(dmabuf_revoke, client_cannot_revoke)
+/*
+ * The right to revoke comes with the device fd: not with the DMABUF, nor with the
+ * process that opened the device.
+ */
+TEST_F(dmabuf_revoke, right_to_revoke)
 {
-	void *vaddr = mmap_shared(self->fd, 0, self->size);
-
 	ASSERT_EQ(-ENOTTY, vfio_client_revoke(self->client, self->fd,
 					      self->fd));
-	ASSERT_EQ(0, try_touch_pages(vaddr, self->size));
-
-	munmap_assert(vaddr, self->size);
-}
-
-/* The power comes with the device fd, not with the process that opened it. */
-TEST_F(dmabuf_revoke, whoever_has_the_device_fd_revokes)
-{
-	void *vaddr = mmap_shared(self->fd, 0, self->size);
-
-	ASSERT_EQ(0, try_touch_pages(vaddr, self->size));
+	ASSERT_USABLE(self);
 	ASSERT_EQ(0, vfio_client_revoke(self->client, self->device->fd,
 					self->fd));
-	ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, self->size));
-
-	munmap_assert(vaddr, self->size);
+	ASSERT_REVOKED(self);
 }
 
-TEST_F(dmabuf_revoke, forked_child_faults)
-{
-	void *vaddr = mmap_shared(self->fd, 0, 4 * page_size);
-
-	ASSERT_EQ(0, touch_pages_in_child(vaddr, 4 * page_size));
-	vfio_pci_dmabuf_revoke(self->device, self->fd);
-	ASSERT_EQ(SIGBUS, touch_pages_in_child(vaddr, 4 * page_size));
-
-	munmap_assert(vaddr, 4 * page_size);
-}
-
-/* Also in a mapping that has no fd and no address of its time any more. */
-TEST_F(dmabuf_revoke, moved_mapping_faults)
-{
-	void *vaddr = mmap_shared(self->fd, page_size, 2 * page_size);
-	void *target = mmap_reserve(2 * page_size, page_size, 0);
-
-	ASSERT_EQ(0, try_touch_pages(vaddr, 2 * page_size));
-	ASSERT_EQ(target, mremap(vaddr, 2 * page_size, 2 * page_size,
-				 MREMAP_MAYMOVE | MREMAP_FIXED, target));
-	ASSERT_EQ(0, try_touch_pages(target, 2 * page_size));
-
-	vfio_pci_dmabuf_revoke(self->device, self->fd);
-	ASSERT_EQ(SIGBUS, try_touch_pages(target, 2 * page_size));
-
-	munmap_assert(target, 2 * page_size);
-}
-
-TEST_F(dmabuf_revoke, second_revoke)
-{
-	int copy = dup(self->fd);
-
-	vfio_pci_dmabuf_revoke(self->device, self->fd);
-	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->device, self->fd));
-	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->device, copy));
-
-	close_assert(copy);
-}
-
-TEST_F(dmabuf_revoke, mmap_after_revoke)
-{
-	void *vaddr;
-
-	vfio_pci_dmabuf_revoke(self->device, self->fd);
-	ASSERT_EQ(-ENODEV, __mmap_shared(self->fd, 0, self->size,
-					 PROT_READ | PROT_WRITE, &vaddr));
-	ASSERT_EQ(-ENODEV, __mmap_shared(self->fd, page_size, page_size,
-					 PROT_READ, &vaddr));
-}
-
-TEST_F(dmabuf_revoke, export_again)
-{
-	void *old = mmap_shared(self->fd, 0, self->size);
-	void *new;
-	int fd;
-
-	ASSERT_EQ(0, try_touch_pages(old, self->size));
-	vfio_pci_dmabuf_revoke(self->device, self->fd);
-
-	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
-					  self->size);
-	new = mmap_shared(fd, 0, self->size);
-	ASSERT_EQ(0, try_touch_pages(new, self->size));
-	ASSERT_EQ(SIGBUS, try_touch_pages(old, self->size));
-
-	munmap_assert(old, self->size);
-	munmap_assert(new, self->size);
-	close_assert(fd);
-}
-
-/* What else shows the same pages is not disturbed, by a fault neither. */
+/* What else maps the same pages is not disturbed, by a fault neither. */
 TEST_F(dmabuf_revoke, others_are_left_alone)
 {
 	int other_fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
 						    self->size);
-	void *vaddr = mmap_shared(self->fd, 0, self->size);
 	void *other = mmap_shared(other_fd, 0, self->size);
-	void *bar = vfio_pci_region_mmap(self->device, self->bar, 0,
-					 self->size);
+	void *bar = self->device->bars[self->bar].vaddr;
 	u64 faults;
-
-	ASSERT_EQ(0, try_touch_pages(vaddr, self->size));
-	ASSERT_EQ(0, try_touch_pages(other, self->size));
-	ASSERT_EQ(0, try_touch_pages(bar, self->size));
-
-	vfio_pci_dmabuf_revoke(self->device, self->fd);
-
-	faults = nr_page_faults();
-	ASSERT_EQ(0, try_touch_pages(other, self->size));
-	ASSERT_EQ(0, try_touch_pages(bar, self->size));
-	ASSERT_EQ(faults, nr_page_faults());
-	ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, self->size));
-
-	munmap_assert(vaddr, self->size);
-	munmap_assert(other, self->size);
-	munmap_assert(bar, self->size);
-	close_assert(other_fd);
-}
-
-/* Nothing of a revoke is undone by what gives access back to the device. */
-TEST_F(dmabuf_revoke, stays_revoked)
-{
-	void *vaddr = mmap_shared(self->fd, 0, self->size);
-
-	vfio_pci_dmabuf_revoke(self->device, self->fd);
-
-	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
-	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
-	ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, self->size));
-
-	if (self->device->info.flags & VFIO_DEVICE_FLAGS_RESET)
-		vfio_pci_device_reset(self->device);
-	ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, self->size));
-	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->device, self->fd));
-
-	munmap_assert(vaddr, self->size);
-}
-
-/* A buffer that lost access with its device is revoked on top of that. */
-TEST_F(dmabuf_revoke, while_memory_is_disabled)
-{
-	void *vaddr = mmap_shared(self->fd, 0, self->size);
-	void *again;
-
-	ASSERT_EQ(0, try_touch_pages(vaddr, self->size));
-
-	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
-	ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, self->size));
-	ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->device, self->fd));
-	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->device, self->fd));
-	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
-
-	ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, self->size));
-	ASSERT_EQ(-ENODEV, __mmap_shared(self->fd, 0, self->size, PROT_READ,
-					 &again));
-	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->device, self->fd));
-
-	munmap_assert(vaddr, self->size);
-}
-
-TEST_F(dmabuf_revoke, many_rounds)
-{
 	int i;
 
+	ASSERT_USABLE(self);
+	ASSERT_EQ(0, try_touch_pages(other, self->size));
+	ASSERT_EQ(0, try_touch_pages(bar, self->size));
+
+	/* Also of what is exported later, many times */
 	for (i = 0; i < 100; i++) {
-		int fd = vfio_pci_dmabuf_export_range(self->device, self->bar,
-						      0, self->size);
-		void *vaddr = mmap_shared(fd, 0, self->size);
+		vfio_pci_dmabuf_revoke(self->device, self->fd);
+		faults = nr_page_faults();
+		ASSERT_EQ(0, try_touch_pages(other, self->size));
+		ASSERT_EQ(0, try_touch_pages(bar, self->size));
+		ASSERT_EQ(faults, nr_page_faults());
+		ASSERT_REVOKED(self);
 
-		ASSERT_EQ(0, try_touch(vaddr));
-		vfio_pci_dmabuf_revoke(self->device, fd);
-		ASSERT_EQ(SIGBUS, try_touch(vaddr));
-
-		munmap_assert(vaddr, self->size);
-		close_assert(fd);
+		munmap_assert(self->vaddr, self->size);
+		close_assert(self->fd);
+		self->fd = vfio_pci_dmabuf_export_range(self->device, self->bar,
+							0, self->size);
+		self->vaddr = mmap_shared(self->fd, 0, self->size);
+		ASSERT_USABLE(self);
 	}
+}
+
+/* A revoke is not undone by what gives access back to the device. */
+TEST_F(dmabuf_revoke, stays_revoked)
+{
+	vfio_pci_dmabuf_revoke(self->device, self->fd);
+	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
+	ASSERT_REVOKED(self);
+	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+	ASSERT_REVOKED(self);
+	if (self->device->info.flags & VFIO_DEVICE_FLAGS_RESET)
+		vfio_pci_device_reset(self->device);
+	ASSERT_REVOKED(self);
+}
+
+/* Not even if access was away when the buffer was revoked */
+TEST_F(dmabuf_revoke, while_memory_is_disabled)
+{
+	ASSERT_USABLE(self);
+	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
+	ASSERT_EQ(SIGBUS, try_touch_pages(self->vaddr, self->size));
+	ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->device, self->fd));
+	ASSERT_REVOKED(self);
+	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+	ASSERT_REVOKED(self);
 }
 
 /* The interface itself: one line of its documentation each. */
@@ -378,20 +251,17 @@ TEST_F(dmabuf_revoke, argsz_too_small)
 {
 	static const u32 bad[] = { 0, 1, 4, 7 };
 	struct vfio_pci_dmabuf_revoke args = { .dmabuf_fd = self->fd };
-	void *vaddr = mmap_shared(self->fd, 0, self->size);
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(bad); i++) {
 		args.argsz = bad[i];
 		ASSERT_EQ(-EINVAL, revoke_ioctl(self->device, &args));
 	}
-	ASSERT_EQ(0, try_touch_pages(vaddr, self->size));
+	ASSERT_USABLE(self);
 
 	args.argsz = 8;
 	ASSERT_EQ(0, revoke_ioctl(self->device, &args));
-	ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, self->size));
-
-	munmap_assert(vaddr, self->size);
+	ASSERT_REVOKED(self);
 }
 
 /* A struct from the future: what is known of it is used. */
@@ -418,7 +288,8 @@ TEST_F(dmabuf_revoke, argsz_larger)
 	}
 }
 
-TEST_F(dmabuf_revoke, unreadable_argument)
+/* The argument is input only, and all of it has to be readable. */
+TEST_F(dmabuf_revoke, memory_of_argument)
 {
 	void *pages = mmap(NULL, 2 * page_size, PROT_READ | PROT_WRITE,
 			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -434,68 +305,41 @@ TEST_F(dmabuf_revoke, unreadable_argument)
 	ASSERT_EQ(0, mprotect(pages + page_size, page_size, PROT_NONE));
 	ASSERT_EQ(-EFAULT, revoke_ioctl(self->device, args));
 
-	munmap_assert(pages, 2 * page_size);
-}
-
-/* The argument is input only. */
-TEST_F(dmabuf_revoke, read_only_argument)
-{
-	struct vfio_pci_dmabuf_revoke *args;
-
-	args = mmap(NULL, page_size, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(MAP_FAILED, args);
-
+	args = pages;
 	args->argsz = sizeof(*args);
 	args->dmabuf_fd = self->fd;
-	ASSERT_EQ(0, mprotect(args, page_size, PROT_READ));
+	ASSERT_EQ(0, mprotect(pages, page_size, PROT_READ));
 	ASSERT_EQ(0, revoke_ioctl(self->device, args));
-
-	munmap_assert(args, page_size);
-}
-
-TEST_F(dmabuf_revoke, fd_not_open)
-{
-	int closed = dup(self->fd);
-
-	close_assert(closed);
-
-	ASSERT_EQ(-EBADF, __vfio_pci_dmabuf_revoke(self->device, -1));
-	ASSERT_EQ(-EBADF, __vfio_pci_dmabuf_revoke(self->device, INT32_MIN));
-	ASSERT_EQ(-EBADF, __vfio_pci_dmabuf_revoke(self->device, INT32_MAX));
-	ASSERT_EQ(-EBADF, __vfio_pci_dmabuf_revoke(self->device, closed));
-}
-
-TEST_F(dmabuf_revoke, fd_is_no_dmabuf)
-{
-	int file = open("/dev/null", O_RDWR | O_CLOEXEC);
-	int memfd = memfd_create("revoke", MFD_CLOEXEC);
-
-	ASSERT_GE(file, 0);
-	ASSERT_GE(memfd, 0);
-
-	ASSERT_EQ(-EINVAL, __vfio_pci_dmabuf_revoke(self->device, file));
-	ASSERT_EQ(-EINVAL, __vfio_pci_dmabuf_revoke(self->device, memfd));
-	ASSERT_EQ(-EINVAL, __vfio_pci_dmabuf_revoke(self->device,
-						    self->device->fd));
-	ASSERT_EQ(-EINVAL, __vfio_pci_dmabuf_revoke(self->device,
-						    self->iommu->iommufd));
-
-	close_assert(file);
-	close_assert(memfd);
 }
 
 /* An O_PATH descriptor names a file without opening it. */
-TEST_F(dmabuf_revoke, fd_is_o_path)
+TEST_F(dmabuf_revoke, bad_fd)
 {
-	void *vaddr = mmap_shared(self->fd, 0, self->size);
-	int fd = open_o_path(self->fd);
+	int closed = dup(self->fd);
+	const struct {
+		int fd;
+		int error;
+	} bad[] = {
+		{ -1, EBADF },
+		{ INT32_MIN, EBADF },
+		{ INT32_MAX, EBADF },
+		{ open_o_path(self->fd), EBADF },
+		{ closed, EBADF },
+		{ open("/dev/null", O_RDWR | O_CLOEXEC), EINVAL },
+		{ memfd_create("revoke", MFD_CLOEXEC), EINVAL },
+		{ self->device->fd, EINVAL },
+		{ self->iommu->iommufd, EINVAL },
+	};
+	int i;
 
-	ASSERT_EQ(-EBADF, __vfio_pci_dmabuf_revoke(self->device, fd));
-	ASSERT_EQ(0, try_touch_pages(vaddr, self->size));
-
-	munmap_assert(vaddr, self->size);
-	close_assert(fd);
+	close_assert(closed);
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
+		ASSERT_EQ(-bad[i].error,
+			  __vfio_pci_dmabuf_revoke(self->device, bad[i].fd)) {
+			TH_LOG("fd %d, number %d", bad[i].fd, i);
+		}
+	}
+	ASSERT_USABLE(self);
 }
 
 /* Returns the fd of a DMABUF of the udmabuf driver, or -1 */
@@ -536,15 +380,11 @@ TEST_F(dmabuf_revoke, dmabuf_of_another_exporter)
 	vaddr = mmap_shared(fd, 0, page_size);
 	ASSERT_EQ(-ENODEV, __vfio_pci_dmabuf_revoke(self->device, fd));
 	ASSERT_EQ(0, try_touch(vaddr));
-
-	munmap_assert(vaddr, page_size);
-	close_assert(fd);
 }
 
 TEST_F(dmabuf_revoke, dmabuf_of_another_device)
 {
 	const char *bdf = vfio_selftests_get_other_bdf(device_bdf);
-	void *vaddr = mmap_shared(self->fd, 0, self->size);
 	struct vfio_pci_device *other;
 
 	if (!bdf)
@@ -552,34 +392,24 @@ TEST_F(dmabuf_revoke, dmabuf_of_another_device)
 
 	other = vfio_pci_device_init(bdf, self->iommu);
 
-	ASSERT_EQ(0, try_touch_pages(vaddr, self->size));
 	ASSERT_EQ(-ENODEV, __vfio_pci_dmabuf_revoke(other, self->fd));
-	ASSERT_EQ(0, try_touch_pages(vaddr, self->size));
+	ASSERT_USABLE(self);
 
-	/* Nor does it tell whether the buffer is revoked already. */
+	/* Nor does it report whether the buffer is revoked already. */
 	vfio_pci_dmabuf_revoke(self->device, self->fd);
 	ASSERT_EQ(-ENODEV, __vfio_pci_dmabuf_revoke(other, self->fd));
-
-	vfio_pci_device_cleanup(other);
-	munmap_assert(vaddr, self->size);
 }
 
+/* Revoked or not: after the close of its device a buffer has none. */
 TEST_F(dmabuf_revoke, device_closed_and_reopened)
 {
-	vfio_pci_device_cleanup(self->device);
-	self->device = vfio_pci_device_init(device_bdf, self->iommu);
+	int revoked = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
+						   page_size);
 
+	vfio_pci_dmabuf_revoke(self->device, revoked);
+	dmabuf_test_reopen(self->iommu, &self->device);
 	ASSERT_EQ(-ENODEV, __vfio_pci_dmabuf_revoke(self->device, self->fd));
-}
-
-/* Revoked for good or not: after the close of its device a buffer has none. */
-TEST_F(dmabuf_revoke, revoked_before_device_closed)
-{
-	vfio_pci_dmabuf_revoke(self->device, self->fd);
-	vfio_pci_device_cleanup(self->device);
-	self->device = vfio_pci_device_init(device_bdf, self->iommu);
-
-	ASSERT_EQ(-ENODEV, __vfio_pci_dmabuf_revoke(self->device, self->fd));
+	ASSERT_EQ(-ENODEV, __vfio_pci_dmabuf_revoke(self->device, revoked));
 }
 
 /* Without a bound iommufd the device file gives access to nothing. */
@@ -591,13 +421,11 @@ TEST_F(dmabuf_revoke, device_not_bound)
 	ASSERT_GE(fd, 0);
 	ASSERT_EQ(-EINVAL, __vfio_pci_dmabuf_revoke_fd(fd, self->fd));
 	ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->device, self->fd));
-
-	close_assert(fd);
 	free((void *)path);
 }
 
 /*
- * What can be done with a DMABUF fd is for importers to ask of the exporter.
+ * The ioctls of a DMABUF fd are requests of importers to the exporter.
  * Number 4 was once proposed as a revoke; it has to stay unknown.
  */
 TEST_F(dmabuf_revoke, no_ioctl_of_the_dmabuf_revokes)
@@ -606,9 +434,6 @@ TEST_F(dmabuf_revoke, no_ioctl_of_the_dmabuf_revokes)
 		.argsz = sizeof(args),
 		.dmabuf_fd = self->fd,
 	};
-	void *vaddr = mmap_shared(self->fd, 0, self->size);
-
-	ASSERT_EQ(0, try_touch_pages(vaddr, self->size));
 
 	ASSERT_EQ(-1, ioctl(self->fd, _IO(DMA_BUF_BASE, 4), NULL));
 	ASSERT_EQ(ENOTTY, errno);
@@ -616,14 +441,11 @@ TEST_F(dmabuf_revoke, no_ioctl_of_the_dmabuf_revokes)
 	ASSERT_EQ(ENOTTY, errno);
 	ASSERT_EQ(-1, ioctl(self->fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &args));
 	ASSERT_EQ(ENOTTY, errno);
-
-	ASSERT_EQ(0, try_touch_pages(vaddr, self->size));
-	munmap_assert(vaddr, self->size);
+	ASSERT_USABLE(self);
 }
 
 int main(int argc, char *argv[])
 {
-	page_size = getpagesize();
-	device_bdf = vfio_selftests_get_bdf(&argc, argv);
+	dmabuf_test_init(&argc, argv);
 	return test_harness_run(argc, argv);
 }

@@ -3,9 +3,9 @@
  * Random steps by the owner of a device and its clients, against a model of who
  * may access what.
  *
- * The owner takes all decisions, and has each process do one thing at a time: so
- * everything follows from the seed, and a failure can be repeated with it. What
- * several do at the same time is for vfio_pci_dmabuf_race_test.
+ * The owner takes all decisions, and has each process do one thing at a time, so a
+ * failure can be repeated with its seed. What several processes do at the same time
+ * is tested by vfio_pci_dmabuf_race_test.
  *
  * Each process has some windows, which are ranges of its address space. The model
  * knows for every page of them what is mapped there; what a touch of the page
@@ -31,13 +31,9 @@
 #include <linux/pci_regs.h>
 #include <linux/vfio.h>
 
-#include <libvfio.h>
+#include <libvfio/dmabuf_test.h>
 
 #include "kselftest_harness.h"
-
-static const char *device_bdf;
-
-static size_t page_size;
 
 #define NR_PROCESSES	4	/* with the owner, which is the first */
 #define NR_WINDOWS	3	/* of each process */
@@ -85,7 +81,7 @@ struct process {
 
 enum buffer_state {
 	BUFFER_USABLE,
-	BUFFER_DEAD,	/* revoked for good */
+	BUFFER_DEAD,	/* permanently revoked */
 	BUFFER_LEFT,	/* its device was closed */
 };
 
@@ -107,9 +103,7 @@ struct slot {
 };
 
 FIXTURE(dmabuf_stress) {
-	struct iommu *iommu;
-	struct vfio_pci_device *device;
-	int bar;
+	DMABUF_FIXTURE;
 	bool has_low_power;
 	u32 seed;
 	u32 step;
@@ -218,19 +212,19 @@ static void process_do(struct process *process, const struct command *cmd,
 	}
 }
 
-static void process_main(int sock, void *arg)
-{
-	struct process *process = arg;
+/* One call of a process */
+struct work {
+	struct process *process;
 	struct command cmd;
 	struct answer answer;
-	int fd;
+};
 
-	while (recv_fds(sock, &cmd, sizeof(cmd), &fd, 1)) {
-		process_do(process, &cmd, fd, &answer);
-		if (fd >= 0)
-			close(fd);
-		send_fds(sock, &answer, sizeof(answer), NULL, 0);
-	}
+static int process_work(void *data, const int *fds)
+{
+	struct work *work = data;
+
+	process_do(work->process, &work->cmd, fds[0], &work->answer);
+	return 0;
 }
 
 /* A child process, except for the first one, which is the caller */
@@ -248,21 +242,21 @@ static void process_start(struct process *process, bool child)
 			       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	VFIO_ASSERT_NE(process->shared, MAP_FAILED);
 	if (child)
-		process->client = vfio_client_start_fn(process_main, process);
+		process->client = vfio_client_start();
 }
 
 static int tell(struct process *process, const struct command *cmd, int fd,
 		struct answer *answer)
 {
-	if (!process->client) {
-		process_do(process, cmd, fd, answer);
-		return answer->ret;
-	}
+	struct work work = { .process = process, .cmd = *cmd };
 
-	send_fds(process->client->sock, cmd, sizeof(*cmd), &fd, fd >= 0);
-	VFIO_ASSERT_EQ(recv_fds(process->client->sock, answer, sizeof(*answer),
-				NULL, 0),
-		       sizeof(*answer), "A process is gone\n");
+	if (process->client)
+		vfio_client_call(process->client, process_work, &work,
+				 sizeof(work), &fd, fd >= 0);
+	else
+		process_work(&work, &fd);
+
+	*answer = work.answer;
 	return answer->ret;
 }
 
@@ -305,7 +299,7 @@ static bool slot_accessible(FIXTURE_DATA(dmabuf_stress) *self,
 	return !slot->buffer || slot->buffer->state == BUFFER_USABLE;
 }
 
-/* Say what is wrong. Always false */
+/* Print what is wrong. Always false */
 static bool __printf(2, 3)
 wrong(FIXTURE_DATA(dmabuf_stress) *self, const char *fmt, ...)
 {
@@ -558,16 +552,23 @@ static bool step_mmap_bar(FIXTURE_DATA(dmabuf_stress) *self)
 	return true;
 }
 
+static void unmap(FIXTURE_DATA(dmabuf_stress) *self, u32 process,
+		  const struct command *cmd)
+{
+	struct answer answer;
+
+	tell(&self->processes[process], cmd, -1, &answer);
+	memset(&self->slots[process][cmd->window][cmd->page], 0,
+	       cmd->nr * sizeof(struct slot));
+}
+
 static bool step_munmap(FIXTURE_DATA(dmabuf_stress) *self)
 {
 	struct command cmd = { .op = OP_MUNMAP };
-	struct answer answer;
-	struct slot *slots;
 	u32 process;
 
-	slots = rnd_slot(self, &cmd, &process);
-	tell(&self->processes[process], &cmd, -1, &answer);
-	memset(slots, 0, cmd.nr * sizeof(*slots));
+	rnd_slot(self, &cmd, &process);
+	unmap(self, process, &cmd);
 	return true;
 }
 
@@ -664,17 +665,12 @@ static bool has_bar_mapping(const struct slot *slots)
 static void unmap_bars(FIXTURE_DATA(dmabuf_stress) *self)
 {
 	struct command cmd = { .op = OP_MUNMAP, .nr = WINDOW_PAGES };
-	struct answer answer;
 	u32 process;
 
 	for (process = 0; process < NR_PROCESSES; process++) {
 		for (cmd.window = 0; cmd.window < NR_WINDOWS; cmd.window++) {
-			struct slot *slots = self->slots[process][cmd.window];
-
-			if (!has_bar_mapping(slots))
-				continue;
-			tell(&self->processes[process], &cmd, -1, &answer);
-			memset(slots, 0, WINDOW_PAGES * sizeof(*slots));
+			if (has_bar_mapping(self->slots[process][cmd.window]))
+				unmap(self, process, &cmd);
 		}
 	}
 }
@@ -684,13 +680,13 @@ static bool step_reopen(FIXTURE_DATA(dmabuf_stress) *self)
 	u32 i;
 
 	unmap_bars(self);
-	vfio_pci_device_cleanup(self->device);
+	dmabuf_test_close(&self->device);
 	for (i = 0; i < self->nr_all; i++)
 		self->all[i]->state = BUFFER_LEFT;
 	if (!check_all(self))
 		return false;
 
-	self->device = vfio_pci_device_init(device_bdf, self->iommu);
+	dmabuf_test_reopen(self->iommu, &self->device);
 	self->memory_on = true;
 	return check_all(self);
 }
@@ -733,7 +729,6 @@ static bool step(FIXTURE_DATA(dmabuf_stress) *self)
 
 FIXTURE_SETUP(dmabuf_stress)
 {
-	const char *reason;
 	u32 i;
 
 	/* Before there is anything that must not be inherited */
@@ -742,10 +737,7 @@ FIXTURE_SETUP(dmabuf_stress)
 	for (i = 0; i < MAX_O_PATHS; i++)
 		self->o_paths[i] = -1;
 
-	reason = dmabuf_test_open(device_bdf, true, BAR_PAGES * page_size,
-				  &self->iommu, &self->device, &self->bar);
-	if (reason)
-		SKIP(return, "%s", reason);
+	DMABUF_SETUP(self, true, BAR_PAGES * page_size);
 
 	if (!__vfio_pci_low_power_entry(self->device)) {
 		self->has_low_power = true;
@@ -764,24 +756,11 @@ FIXTURE_TEARDOWN(dmabuf_stress)
 
 	for (i = 1; i < NR_PROCESSES; i++)
 		vfio_client_stop(self->processes[i].client);
-	for (i = 0; i < MAX_O_PATHS; i++) {
-		if (self->o_paths[i] >= 0)
-			close_assert(self->o_paths[i]);
-	}
-	for (i = 0; i < self->nr_all; i++) {
-		if (self->all[i]->fd >= 0)
-			close_assert(self->all[i]->fd);
-		free(self->all[i]);
-	}
-	free(self->all);
-	vfio_pci_device_cleanup(self->device);
-	iommu_cleanup(self->iommu);
 }
 
 /*
- * As long as it takes: $VFIO_STRESS_STEPS may ask for days. Who does that raises
- * the limit in "settings", or overrides it: "vmtest.sh -t SECS" or
- * "run_kselftest.sh --override-timeout SECS".
+ * No limit: $VFIO_STRESS_STEPS may ask for days. The limit of the program is that in
+ * "settings", "vmtest.sh -t SECS" or "run_kselftest.sh --override-timeout SECS".
  */
 TEST_F_TIMEOUT(dmabuf_stress, random_steps, INT32_MAX)
 {
@@ -803,7 +782,6 @@ TEST_F_TIMEOUT(dmabuf_stress, random_steps, INT32_MAX)
 
 int main(int argc, char *argv[])
 {
-	page_size = getpagesize();
-	device_bdf = vfio_selftests_get_bdf(&argc, argv);
+	dmabuf_test_init(&argc, argv);
 	return test_harness_run(argc, argv);
 }

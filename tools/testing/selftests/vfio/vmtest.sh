@@ -188,20 +188,21 @@ check_tools() {
 }
 
 kmake() {
-	local args=(-s -C "$src" "O=$build_dir" "-j$jobs" ARCH=x86)
+	local args=(-C "$src" "O=$build_dir" "-j$jobs" ARCH=x86)
 
 	args+=("CC=${CC:-$(command -v ccache > /dev/null && echo ccache) gcc}")
 	make "${args[@]}" "$@"
 }
 
 fragments() {
-	local files=("$test_dir/config" "$test_dir/config.x86_64")
+	local files=("$test_dir/config" "$test_dir/config.vmtest")
 
 	[ $debug -eq 0 ] || files+=("$test_dir/config.debug")
 	cat "${files[@]}"
 }
 
-# An option that cannot even be seen counts as not set
+# An option that cannot even be seen counts as not set. A kernel that was built by
+# others may have more than the tests need.
 check_config() {
 	local line opt missing=0
 
@@ -210,6 +211,7 @@ check_config() {
 		CONFIG_*)
 			grep -qxF "$line" "$1" && continue ;;
 		"# CONFIG_"*" is not set")
+			[ $build -eq 1 ] || continue
 			opt=${line#\# }
 			grep -q "^${opt% is not set}=" "$1" || continue ;;
 		*)
@@ -238,13 +240,39 @@ build_tests() {
 			EXTRA_CFLAGS=-static LDFLAGS="-static -pthread" all
 }
 
+# A sign of life: a counter on a terminal, else a line a minute
+progress() {
+	local about=2700 period=60 head="#" tail="\n"
+
+	[ $debug -eq 0 ] || about=3000
+	[ ! -t 2 ] || period=1 head="\r#" tail="\033[K"
+	trap 'kill $!; exit' INT TERM	# no sleep may keep the locks
+	while sleep $period & wait $! && kill -0 $$; do
+		printf "$head %d min %d s: %d of about $about files built$tail" \
+			$((SECONDS / 60)) $((SECONDS % 60)) \
+			"$(grep -c '^  [A-Z]' "$1")" >&2
+	done
+}
+
 do_build() {
+	local log=$workspace/build.log pid rc
+
 	[ $build -eq 1 ] || return 0
-	echo "# building in $build_dir" >&2
-	{ build_kernel && build_tests; } > "$workspace/build.log" 2>&1 && return
-	tail -n 30 "$workspace/build.log" >&2
-	! grep -q 'option missing' "$workspace/build.log" || exit $CONFIG_MISSING
-	die $BUILD_FAILED "the build failed, see $workspace/build.log"
+	echo "# building in $build_dir, log: $log" >&2
+	: > "$log"
+	progress "$log" &
+	pid=$!
+	trap 'kill $pid 2> /dev/null' EXIT
+	{ build_kernel && build_tests; } > "$log" 2>&1
+	rc=$?
+	trap - EXIT
+	kill $pid
+	wait $pid 2> /dev/null
+	[ ! -t 2 ] || echo >&2
+	[ $rc -ne 0 ] || return 0
+	grep -E 'rror|option missing' "$log" | tail -n 10 >&2
+	! grep -q 'option missing' "$log" || exit $CONFIG_MISSING
+	die $BUILD_FAILED "the build failed, see $log"
 }
 
 # Prints "PROGRAM DEVICE" for each test there is

@@ -72,6 +72,10 @@ bind_devices() {
 		export_bdf "$name" "$bdf"
 	done
 	[ "${VFIO_EDU_BDF-}" ] && export VFIO_SELFTESTS_BDF="$VFIO_EDU_BDF"
+
+	# Reads of any BAR of these devices have no side effects, and two are memory
+	export VFIO_SELFTESTS_READ_BARS=1
+	export VFIO_SELFTESTS_MEMORY_BAR="${VFIO_IVSHMEM_BDF-}:2 ${VFIO_BOCHS_BDF-}:0"
 }
 
 # Programs get /vmtest/timeout seconds; one that needs SIGKILL has hung, and may

@@ -160,12 +160,16 @@ EOT
 	echo "CONFIG_SMP=y" > "$tmp/build/.config"
 	expect "a missing config option" 71 "$vmtest" -n -d "$tmp/build" \
 		-w "$tmp/guest" --exec "$tmp/program"
+	grep -h ^CONFIG_ "$dir"/config{,.vmtest} > "$tmp/build/.config"
+	echo "CONFIG_MODULES=y" >> "$tmp/build/.config"
+	expect "more config options" 0 "$vmtest" -n -d "$tmp/build" \
+		-w "$tmp/guest" --build
 	expect "a dynamic program" 2 "$vmtest" -n -w "$tmp/guest" \
 		--exec "$(realpath "$(command -v readelf)")"
 }
 
 ktap_print_header
-ktap_set_plan 44
+ktap_set_plan 45
 recorded_runs
 real_runs
 ktap_finished

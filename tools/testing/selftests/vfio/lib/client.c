@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -15,39 +16,22 @@
 #include "../../../kselftest.h"
 #include <libvfio.h>
 
-#define CLIENT_MAX_FDS 2
+#define CLIENT_MAX_FDS	2
+#define CLIENT_MAX_DATA	1024
 
-enum client_op {
-	CLIENT_MMAP,
-	CLIENT_READ,
-	CLIENT_WRITE,
-	CLIENT_REVOKE,
-};
-
-struct client_request {
-	enum client_op op;
-	u32 val;
-	u64 offset;
-	u64 size;
-};
-
-struct client_reply {
+/* A call, and as the answer to it the same with what the function returned */
+struct client_call {
+	int (*fn)(void *data, const int *fds);
 	int ret;
-	u32 val;
+	char data[CLIENT_MAX_DATA];
 };
 
-/* The one mapping that a client has. */
-struct client_state {
-	void *vaddr;
-	size_t size;
-};
-
-void send_fds(int sock, const void *data, size_t size, const int *fds, int nr)
+static void send_call(int sock, struct client_call *call, const int *fds, int nr)
 {
 	char control[CMSG_SPACE(sizeof(int) * CLIENT_MAX_FDS)] = {};
 	struct iovec iov = {
-		.iov_base = (void *)data,
-		.iov_len = size,
+		.iov_base = call,
+		.iov_len = sizeof(*call),
 	};
 	struct msghdr msg = {
 		.msg_iov = &iov,
@@ -56,7 +40,6 @@ void send_fds(int sock, const void *data, size_t size, const int *fds, int nr)
 	struct cmsghdr *cmsg;
 
 	VFIO_ASSERT_LE(nr, CLIENT_MAX_FDS);
-
 	if (nr) {
 		msg.msg_control = control;
 		msg.msg_controllen = CMSG_SPACE(sizeof(int) * nr);
@@ -68,16 +51,16 @@ void send_fds(int sock, const void *data, size_t size, const int *fds, int nr)
 		memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * nr);
 	}
 
-	VFIO_ASSERT_EQ(sendmsg(sock, &msg, MSG_NOSIGNAL), size);
+	VFIO_ASSERT_EQ(sendmsg(sock, &msg, MSG_NOSIGNAL), sizeof(*call));
 }
 
-/* Returns the number of bytes received, 0 when the other end is closed. */
-size_t recv_fds(int sock, void *data, size_t size, int *fds, int nr)
+/* Returns false when the other end is closed. */
+static bool recv_call(int sock, struct client_call *call, int *fds)
 {
 	char control[CMSG_SPACE(sizeof(int) * CLIENT_MAX_FDS)];
 	struct iovec iov = {
-		.iov_base = data,
-		.iov_len = size,
+		.iov_base = call,
+		.iov_len = sizeof(*call),
 	};
 	struct msghdr msg = {
 		.msg_iov = &iov,
@@ -89,85 +72,37 @@ size_t recv_fds(int sock, void *data, size_t size, int *fds, int nr)
 	ssize_t ret;
 	int i;
 
-	VFIO_ASSERT_LE(nr, CLIENT_MAX_FDS);
-
-	for (i = 0; i < nr; i++)
+	for (i = 0; i < CLIENT_MAX_FDS; i++)
 		fds[i] = -1;
 
 	ret = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC);
-	VFIO_ASSERT_GE(ret, 0);
+	VFIO_ASSERT_TRUE(!ret || ret == sizeof(*call));
 	VFIO_ASSERT_FALSE(msg.msg_flags & (MSG_CTRUNC | MSG_TRUNC));
 
 	cmsg = CMSG_FIRSTHDR(&msg);
-	if (cmsg) {
-		VFIO_ASSERT_LE(cmsg->cmsg_len, CMSG_LEN(sizeof(int) * nr));
+	if (cmsg)
 		memcpy(fds, CMSG_DATA(cmsg), cmsg->cmsg_len - CMSG_LEN(0));
-	}
 
 	return ret;
 }
 
-static int client_mmap(struct client_state *state, int fd,
-		       const struct client_request *req)
+static void client_main(int sock)
 {
-	if (state->vaddr)
-		VFIO_ASSERT_EQ(munmap(state->vaddr, state->size), 0);
-
-	state->size = req->size;
-
-	return __mmap_shared(fd, req->offset, req->size, PROT_READ | PROT_WRITE,
-			     &state->vaddr);
-}
-
-static void client_handle(struct client_state *state,
-			  const struct client_request *req, int *fds,
-			  struct client_reply *reply)
-{
-	/* A failed mmap leaves no mapping, and an access answers SIGSEGV. */
-	void *addr = state->vaddr ? state->vaddr + req->offset : NULL;
-
-	switch (req->op) {
-	case CLIENT_MMAP:
-		reply->ret = client_mmap(state, fds[0], req);
-		break;
-	case CLIENT_READ:
-		reply->ret = try_read32(addr, &reply->val);
-		break;
-	case CLIENT_WRITE:
-		reply->ret = try_write32(addr, req->val);
-		break;
-	case CLIENT_REVOKE:
-		reply->ret = __vfio_pci_dmabuf_revoke_fd(fds[0], fds[1]);
-		break;
-	}
-}
-
-static void client_main(int sock, void *arg)
-{
-	struct client_state state = {};
-	struct client_request req;
+	struct client_call call;
+	int fds[CLIENT_MAX_FDS];
 	int i;
 
-	while (1) {
-		int fds[CLIENT_MAX_FDS];
-		struct client_reply reply = {};
-
-		if (!recv_fds(sock, &req, sizeof(req), fds, CLIENT_MAX_FDS))
-			return;
-
-		client_handle(&state, &req, fds, &reply);
-
+	while (recv_call(sock, &call, fds)) {
+		call.ret = call.fn(call.data, fds);
 		for (i = 0; i < CLIENT_MAX_FDS; i++) {
 			if (fds[i] >= 0)
 				close(fds[i]);
 		}
-
-		send_fds(sock, &reply, sizeof(reply), NULL, 0);
+		send_call(sock, &call, NULL, 0);
 	}
 }
 
-struct vfio_client *vfio_client_start_fn(void (*main)(int sock, void *arg),
-					 void *arg)
+struct vfio_client *vfio_client_start(void)
 {
 	struct vfio_client *client = calloc_assert(1, sizeof(*client));
 	int socks[2];
@@ -177,7 +112,6 @@ struct vfio_client *vfio_client_start_fn(void (*main)(int sock, void *arg),
 
 	client->pid = fork();
 	VFIO_ASSERT_GE(client->pid, 0);
-
 	if (!client->pid) {
 		/* Never outlive the test, whatever happens to it. */
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -185,7 +119,7 @@ struct vfio_client *vfio_client_start_fn(void (*main)(int sock, void *arg),
 		VFIO_ASSERT_EQ(dup2(socks[1], STDERR_FILENO + 1),
 			       STDERR_FILENO + 1);
 		VFIO_ASSERT_EQ(close_range(STDERR_FILENO + 2, ~0U, 0), 0);
-		main(STDERR_FILENO + 1, arg);
+		client_main(STDERR_FILENO + 1);
 		_exit(0);
 	}
 
@@ -193,11 +127,6 @@ struct vfio_client *vfio_client_start_fn(void (*main)(int sock, void *arg),
 	client->sock = socks[0];
 
 	return client;
-}
-
-struct vfio_client *vfio_client_start(void)
-{
-	return vfio_client_start_fn(client_main, NULL);
 }
 
 void vfio_client_stop(struct vfio_client *client)
@@ -211,29 +140,77 @@ void vfio_client_stop(struct vfio_client *client)
 	free(client);
 }
 
-static struct client_reply client_call(struct vfio_client *client,
-				       const struct client_request *req,
-				       const int *fds, int nr)
+int vfio_client_call(struct vfio_client *client,
+		     int (*fn)(void *data, const int *fds), void *data,
+		     size_t size, const int *fds, int nr)
 {
-	struct client_reply reply;
+	struct client_call call = { .fn = fn };
+	int none[CLIENT_MAX_FDS];
 
-	send_fds(client->sock, req, sizeof(*req), fds, nr);
-	VFIO_ASSERT_EQ(recv_fds(client->sock, &reply, sizeof(reply), NULL, 0),
-		       sizeof(reply), "The client is gone\n");
+	VFIO_ASSERT_LE(size, sizeof(call.data));
+	memcpy(call.data, data, size);
+	send_call(client->sock, &call, fds, nr);
+	VFIO_ASSERT_TRUE(recv_call(client->sock, &call, none),
+			 "The client is gone\n");
+	memcpy(data, call.data, size);
 
-	return reply;
+	return call.ret;
+}
+
+/* The one mapping that a client has, and what is to be done to it */
+static void *client_vaddr;
+static size_t client_size;
+
+struct client_access {
+	u64 offset;
+	size_t size;
+	u32 val;
+};
+
+static int client_mmap(void *data, const int *fds)
+{
+	struct client_access *access = data;
+
+	if (client_vaddr)
+		VFIO_ASSERT_EQ(munmap(client_vaddr, client_size), 0);
+
+	client_size = access->size;
+	return __mmap_shared(fds[0], access->offset, access->size,
+			     PROT_READ | PROT_WRITE, &client_vaddr);
+}
+
+/* A failed mmap() leaves no mapping, and an access answers SIGSEGV. */
+static void *client_addr(const struct client_access *access)
+{
+	return client_vaddr ? client_vaddr + access->offset : NULL;
+}
+
+static int client_read(void *data, const int *fds)
+{
+	struct client_access *access = data;
+
+	return try_read32(client_addr(access), &access->val);
+}
+
+static int client_write(void *data, const int *fds)
+{
+	struct client_access *access = data;
+
+	return try_write32(client_addr(access), access->val);
+}
+
+static int client_revoke(void *data, const int *fds)
+{
+	return __vfio_pci_dmabuf_revoke_fd(fds[0], fds[1]);
 }
 
 int __vfio_client_mmap(struct vfio_client *client, int fd, u64 offset,
 		       size_t size)
 {
-	struct client_request req = {
-		.op = CLIENT_MMAP,
-		.offset = offset,
-		.size = size,
-	};
+	struct client_access access = { .offset = offset, .size = size };
 
-	return client_call(client, &req, &fd, 1).ret;
+	return vfio_client_call(client, client_mmap, &access, sizeof(access),
+				&fd, 1);
 }
 
 void vfio_client_mmap(struct vfio_client *client, int fd, u64 offset,
@@ -244,38 +221,32 @@ void vfio_client_mmap(struct vfio_client *client, int fd, u64 offset,
 
 int vfio_client_read32(struct vfio_client *client, u64 offset, u32 *val)
 {
-	struct client_request req = {
-		.op = CLIENT_READ,
-		.offset = offset,
-	};
-	struct client_reply reply;
+	struct client_access access = { .offset = offset };
+	int ret;
 
-	reply = client_call(client, &req, NULL, 0);
+	ret = vfio_client_call(client, client_read, &access, sizeof(access),
+			       NULL, 0);
 	if (val)
-		*val = reply.val;
+		*val = access.val;
 
-	return reply.ret;
+	return ret;
 }
 
 int vfio_client_write32(struct vfio_client *client, u64 offset, u32 val)
 {
-	struct client_request req = {
-		.op = CLIENT_WRITE,
-		.offset = offset,
-		.val = val,
-	};
+	struct client_access access = { .offset = offset, .val = val };
 
-	return client_call(client, &req, NULL, 0).ret;
+	return vfio_client_call(client, client_write, &access, sizeof(access),
+				NULL, 0);
 }
 
 int vfio_client_revoke(struct vfio_client *client, int fd, int dmabuf_fd)
 {
-	struct client_request req = {
-		.op = CLIENT_REVOKE,
-	};
 	int fds[] = { fd, dmabuf_fd };
+	char none;
 
-	return client_call(client, &req, fds, ARRAY_SIZE(fds)).ret;
+	return vfio_client_call(client, client_revoke, &none, 0, fds,
+				ARRAY_SIZE(fds));
 }
 
 int run_in_child(int (*fn)(void *arg), void *arg)

@@ -15,7 +15,7 @@
 #include <linux/vfio.h>
 
 #include "../../../kselftest.h"
-#include <libvfio.h>
+#include <libvfio/dmabuf_test.h>
 
 bool vfio_pci_dmabuf_supported(struct vfio_pci_device *device)
 {
@@ -88,12 +88,14 @@ int __vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, u32 index,
 int vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, u32 index,
 				 u64 offset, u64 size)
 {
-	struct vfio_region_dma_range range = {
-		.offset = offset,
-		.length = size,
-	};
+	int fd = __vfio_pci_dmabuf_export_range(device, index,
+						O_RDWR | O_CLOEXEC, 0, offset,
+						size);
 
-	return vfio_pci_dmabuf_export(device, index, &range, 1);
+	VFIO_ASSERT_GE(fd, 0, "Export of BAR %u failed: %s\n", index,
+		       strerror(-fd));
+
+	return fd;
 }
 
 int __vfio_pci_dmabuf_revoke_fd(int device_fd, int dmabuf_fd)
@@ -188,16 +190,16 @@ static bool bar_is_usable(struct vfio_pci_device *device, int index,
 
 int vfio_pci_largest_bar(struct vfio_pci_device *device, u64 min_size)
 {
-	int largest = -1;
-	int i;
+	int i, largest = -1;
+	u64 size = 0;
 
 	for (i = 0; i < PCI_STD_NUM_BARS; i++) {
-		if (!bar_is_usable(device, i, min_size))
+		if (!bar_is_usable(device, i, min_size) ||
+		    device->bars[i].info.size <= size)
 			continue;
 
-		if (largest < 0 ||
-		    device->bars[i].info.size > device->bars[largest].info.size)
-			largest = i;
+		largest = i;
+		size = device->bars[i].info.size;
 	}
 
 	return largest;
@@ -209,54 +211,67 @@ int vfio_pci_last_bar(struct vfio_pci_device *device, u64 min_size)
 
 	for (i = PCI_STD_NUM_BARS - 1; i >= 0; i--) {
 		if (bar_is_usable(device, i, min_size))
-			return i;
+			break;
 	}
 
-	return -1;
+	return i;
 }
 
 int vfio_pci_memory_bar(struct vfio_pci_device *device, u64 min_size)
 {
-	static const struct {
-		u16 vendor;
-		u16 device;
-		int bar;
-	} known[] = {
-		{ 0x1af4, 0x1110, 2 },	/* QEMU ivshmem */
-		{ 0x1234, 0x1111, 0 },	/* QEMU bochs-display, stdvga */
-	};
-	int i;
+	const char *named = getenv("VFIO_SELFTESTS_MEMORY_BAR") ?: "";
+	int nr, bar;
 
-	for (i = 0; i < ARRAY_SIZE(known); i++) {
-		if (!vfio_pci_device_match(device, known[i].vendor,
-					   known[i].device))
+	for (; sscanf(named, "%*[^: ]:%*[^: ]:%*[^: ]:%d%n", &bar, &nr) == 1;
+	     named += nr + strspn(named + nr, " ")) {
+		if (strncmp(named, device->bdf, strlen(device->bdf)))
 			continue;
 
-		if (bar_is_usable(device, known[i].bar, min_size))
-			return known[i].bar;
+		VFIO_ASSERT_TRUE(bar >= 0 && bar < PCI_STD_NUM_BARS);
+		if (bar_is_usable(device, bar, min_size))
+			return bar;
 	}
 
 	return -1;
 }
 
-const char *dmabuf_test_open(const char *bdf, bool memory, u64 min_size,
-			     struct iommu **iommu,
+const char *device_bdf;
+size_t page_size;
+
+void dmabuf_test_init(int *argc, char *argv[])
+{
+	page_size = getpagesize();
+	device_bdf = vfio_selftests_get_bdf(argc, argv);
+}
+
+const char *dmabuf_test_open(bool memory, u64 min_size, struct iommu **iommu,
 			     struct vfio_pci_device **device, int *bar)
 {
 	*iommu = iommu_init(default_iommu_mode);
-	*device = vfio_pci_device_init(bdf, *iommu);
+	*device = vfio_pci_device_init(device_bdf, *iommu);
 	if (!vfio_pci_dmabuf_supported(*device))
 		return "No DMABUF export";
 
-	if (memory)
-		*bar = vfio_pci_memory_bar(*device, min_size);
-	else
+	if (!memory && getenv_u32("VFIO_SELFTESTS_READ_BARS", 0)) {
 		*bar = vfio_pci_largest_bar(*device, min_size);
-	if (*bar >= 0)
-		return NULL;
+		return *bar < 0 ? "No BAR of that size that can be mapped" : NULL;
+	}
 
-	return memory ? "No BAR known to be plain memory" :
-			"No BAR of that size that can be mapped";
+	*bar = vfio_pci_memory_bar(*device, min_size);
+	return *bar < 0 ? "No BAR known to be plain memory" : NULL;
+}
+
+void dmabuf_test_close(struct vfio_pci_device **device)
+{
+	vfio_pci_device_cleanup(*device);
+	*device = NULL;
+}
+
+void dmabuf_test_reopen(struct iommu *iommu, struct vfio_pci_device **device)
+{
+	if (*device)
+		dmabuf_test_close(device);
+	*device = vfio_pci_device_init(device_bdf, iommu);
 }
 
 const char *vfio_pci_dmabuf_fdinfo(int dmabuf_fd)
@@ -315,6 +330,20 @@ int count_fds(void)
 	while (readdir(dir))
 		nr++;
 	VFIO_ASSERT_EQ(closedir(dir), 0);
+
+	return nr;
+}
+
+u64 count_inodes(void)
+{
+	FILE *file = fopen("/proc/sys/fs/inode-nr", "r");
+	unsigned long nr;
+	int ret;
+
+	VFIO_ASSERT_NOT_NULL(file);
+	ret = fscanf(file, "%lu", &nr);
+	VFIO_ASSERT_EQ(ret, 1);
+	VFIO_ASSERT_EQ(fclose(file), 0);
 
 	return nr;
 }

@@ -26,11 +26,6 @@ struct touch_state *touch_state_alloc(void)
 	return state;
 }
 
-void touch_state_free(struct touch_state *state)
-{
-	VFIO_ASSERT_EQ(munmap(state, getpagesize()), 0);
-}
-
 void touch_set_phase(struct touch_state *state, enum touch_phase phase)
 {
 	u32 seq = state->seq;
@@ -73,6 +68,8 @@ static bool touch_is_right(struct touch_state *state, enum touch_phase phase,
 {
 	if (sig && sig != SIGBUS && !(sig == SIGSEGV && state->segv_allowed))
 		return false;
+	if (sig && state->never_refused)
+		return false;
 
 	switch (phase) {
 	case TOUCH_ON:
@@ -101,7 +98,7 @@ void touch_page(struct touch_state *state, const void *vaddr, u32 page)
 	__atomic_add_fetch(sig ? &state->nr_refused : &state->nr_done, 1,
 			   __ATOMIC_RELAXED);
 
-	/* Else the CPU may look at the phase before the access is done. */
+	/* Otherwise the CPU may read the phase before the access is done. */
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	if (touch_get_seq(state) != seq ||
 	    touch_is_right(state, phase, sig, val, page))

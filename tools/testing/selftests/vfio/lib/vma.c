@@ -15,68 +15,46 @@
 #include "../../../kselftest.h"
 #include <libvfio.h>
 
-/* Parse one line of /proc/self/maps, or the first of a /proc/self/smaps entry */
+/* The first line of an entry; the others have no address */
 static bool parse_vma(const char *line, struct vma_info *info)
 {
-	unsigned long long start, end, offset;
+	unsigned long long start, end, offset, inode;
 	int name = 0;
 
-	if (sscanf(line, "%llx-%llx %7s %llx %*s %*s %n", &start, &end,
-		   info->perms, &offset, &name) < 4)
+	if (sscanf(line, "%llx-%llx %*s %llx %*s %llu %n", &start, &end,
+		   &offset, &inode, &name) != 4)
 		return false;
 
 	info->start = start;
 	info->end = end;
 	info->offset = offset;
+	info->inode = inode;
 	snprintf(info->name, sizeof(info->name), "%s", line + name);
 	info->name[strcspn(info->name, "\n")] = '\0';
 
 	return true;
 }
 
-/* Find the mapping in @path, and then the line of it that starts with @key. */
-static bool find_vma(const char *path, const void *vaddr, const char *key,
-		     struct vma_info *info, char *line, size_t size)
-{
-	bool found = false;
-	FILE *file;
-
-	file = fopen(path, "r");
-	VFIO_ASSERT_NOT_NULL(file, "fopen(%s) failed\n", path);
-
-	while (!found && fgets(line, size, file)) {
-		if (parse_vma(line, info) && !key)
-			found = (u64)vaddr >= info->start &&
-				(u64)vaddr < info->end;
-		else if (key && !strncmp(line, key, strlen(key)))
-			found = (u64)vaddr >= info->start &&
-				(u64)vaddr < info->end;
-	}
-
-	VFIO_ASSERT_EQ(fclose(file), 0);
-	return found;
-}
-
 void vma_info(const void *vaddr, struct vma_info *info)
 {
+	static const char flags[] = "VmFlags:";
+	FILE *file = fopen("/proc/self/smaps", "r");
+	bool found = false;
 	char line[512];
 
-	VFIO_ASSERT_TRUE(find_vma("/proc/self/maps", vaddr, NULL, info, line,
-				  sizeof(line)), "No mapping at %p\n", vaddr);
-}
+	VFIO_ASSERT_NOT_NULL(file);
+	while (!found && fgets(line, sizeof(line), file)) {
+		if (parse_vma(line, info) ||
+		    strncmp(line, flags, strlen(flags)))
+			continue;
 
-void vma_flags(const void *vaddr, char *flags, size_t size)
-{
-	static const char key[] = "VmFlags:";
-	struct vma_info info = {};
-	char line[512];
-
-	VFIO_ASSERT_TRUE(find_vma("/proc/self/smaps", vaddr, key, &info, line,
-				  sizeof(line)), "No mapping at %p\n", vaddr);
-
-	/* One blank before each name, and one after it. */
-	line[strcspn(line, "\n")] = '\0';
-	snprintf_assert(flags, (int)size, "%s", line + strlen(key));
+		/* The last line of the entry */
+		found = (u64)vaddr >= info->start && (u64)vaddr < info->end;
+		snprintf(info->flags, sizeof(info->flags), "%s",
+			 line + strlen(flags));
+	}
+	VFIO_ASSERT_EQ(fclose(file), 0);
+	VFIO_ASSERT_TRUE(found, "No mapping at %p\n", vaddr);
 }
 
 /* A line of the dump: addresses, size, bits set, and the level of the entry */
@@ -160,24 +138,6 @@ void page_table_info(const void *vaddr, size_t size,
 	VFIO_ASSERT_EQ(fclose(file), 0);
 }
 
-void page_table_print(const char *name, const void *vaddr, size_t size)
-{
-	unsigned long long from, to, start = (u64)vaddr;
-	FILE *file = page_table_open();
-	char line[256];
-
-	VFIO_ASSERT_NOT_NULL(file, "No page tables in debugfs\n");
-
-	while (fgets(line, sizeof(line), file)) {
-		if (strstr(line, "USR") &&
-		    sscanf(line, "0x%llx-0x%llx", &from, &to) == 2 &&
-		    from < start + size && start < to)
-			ksft_print_msg("%s: %s", name, line);
-	}
-
-	VFIO_ASSERT_EQ(fclose(file), 0);
-}
-
 static int nr_wc_memtypes_once(u64 start, u64 end)
 {
 	FILE *file = fopen("/sys/kernel/debug/x86/pat_memtype_list", "r");
@@ -202,7 +162,7 @@ static int nr_wc_memtypes_once(u64 start, u64 end)
 
 /*
  * The kernel goes through the list by position. One that is there the whole time
- * is missed when one before it goes, so look more than once.
+ * is missed when one before it goes, so read it more than once.
  */
 int nr_wc_memtypes(u64 start, u64 end)
 {
@@ -211,19 +171,6 @@ int nr_wc_memtypes(u64 start, u64 end)
 	for (i = 0; i < 10; i++)
 		nr = max(nr, nr_wc_memtypes_once(start, end));
 	return nr;
-}
-
-bool wait_for_wc_memtypes(u64 start, u64 end, int nr)
-{
-	int ms;
-
-	for (ms = 0; ms < 10000; ms++) {
-		if (nr_wc_memtypes(start, end) == nr)
-			return true;
-		usleep(1000);
-	}
-
-	return false;
 }
 
 int pipe_write(const void *vaddr)

@@ -9,8 +9,8 @@
 #include "kselftest.h"
 
 /*
- * A process that does what it is told. It stands for the unprivileged client of
- * a driver: it holds the file descriptors it was given, and nothing else.
+ * A process that stands for the unprivileged client of a driver: it holds what it
+ * was passed, and nothing else.
  */
 struct vfio_client {
 	pid_t pid;
@@ -24,11 +24,13 @@ struct vfio_client {
 struct vfio_client *vfio_client_start(void);
 
 /*
- * As above, for a client that does other things: it runs main(sock, arg), until
- * the other end of the socket is closed, and holds no fd but that.
+ * Run fn(data, fds) in the client, with a copy of @data and of @nr fds. What it
+ * leaves in data comes back, the fds are closed. Returns its return value. The
+ * client is a fork of the caller: pointers to what was there before are valid.
  */
-struct vfio_client *vfio_client_start_fn(void (*main)(int sock, void *arg),
-					 void *arg);
+int vfio_client_call(struct vfio_client *client,
+		     int (*fn)(void *data, const int *fds), void *data,
+		     size_t size, const int *fds, int nr);
 
 /* Make the client exit, with all it holds, and wait for that. */
 void vfio_client_stop(struct vfio_client *client);
@@ -48,10 +50,6 @@ int vfio_client_write32(struct vfio_client *client, u64 offset, u32 val);
 
 /* As VFIO_DEVICE_PCI_DMABUF_REVOKE on @fd of @dmabuf_fd, by the client. */
 int vfio_client_revoke(struct vfio_client *client, int fd, int dmabuf_fd);
-
-/* Pass a file descriptor over a Unix socket. */
-void send_fds(int sock, const void *data, size_t size, const int *fds, int nr);
-size_t recv_fds(int sock, void *data, size_t size, int *fds, int nr);
 
 /*
  * Run fn(arg) in a child process. Returns its return value: 0 to 255, or -1 if

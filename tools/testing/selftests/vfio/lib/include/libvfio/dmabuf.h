@@ -78,19 +78,11 @@ int vfio_pci_largest_bar(struct vfio_pci_device *device, u64 min_size);
 int vfio_pci_last_bar(struct vfio_pci_device *device, u64 min_size);
 
 /*
- * The index of a BAR known to be plain memory, which keeps what is written to
- * it and has no side effects, and of at least @min_size bytes, or -1.
+ * The index of a BAR of at least @min_size bytes that is plain memory, which keeps
+ * what is written to it and has no side effects, or -1. $VFIO_SELFTESTS_MEMORY_BAR
+ * names such BARs: BDF:INDEX, several of them separated by blanks.
  */
 int vfio_pci_memory_bar(struct vfio_pci_device *device, u64 min_size);
-
-/*
- * What most tests start with: open the device and find a BAR of at least
- * @min_size bytes, one known to be plain memory if @memory, or else the largest.
- * Returns NULL, or the reason to skip the test.
- */
-const char *dmabuf_test_open(const char *bdf, bool memory, u64 min_size,
-			     struct iommu **iommu,
-			     struct vfio_pci_device **device, int *bar);
 
 /*
  * What fdinfo says of a DMABUF, without "vfio-pci-" before and with a newline
@@ -101,12 +93,13 @@ const char *vfio_pci_dmabuf_fdinfo(int dmabuf_fd);
 bool vfio_pci_dmabuf_fdinfo_has(int dmabuf_fd, const char *key,
 				const char *val);
 
-/* Does fdinfo call the state of the DMABUF @state, within @timeout_ms? */
+/* Is that so within @timeout_ms? */
 bool vfio_pci_dmabuf_reaches_state(int dmabuf_fd, const char *state,
 				   int timeout_ms);
 
-/* The number of fds of the process, give or take: for comparisons */
+/* For comparisons: the number of fds of the process, of inodes in the system */
 int count_fds(void);
+u64 count_inodes(void);
 
 /* Another descriptor of what is behind @fd, which does not keep it open */
 int open_o_path(int fd);

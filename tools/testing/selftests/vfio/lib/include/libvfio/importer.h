@@ -11,9 +11,9 @@
 #include "../../../../../../../drivers/vfio/pci/vfio_pci_dmabuf_test.h"
 
 /*
- * The test importer of CONFIG_VFIO_PCI_DMABUF_TEST, which holds on to a DMABUF
- * for as long as it is told to. Each fd can attach to one DMABUF, and lets go of
- * all when it is closed. Returns the fd, or -1 if the kernel has none.
+ * The test importer of CONFIG_VFIO_PCI_DMABUF_TEST, which holds a DMABUF until it
+ * is told to release it. Each fd can attach to one DMABUF, and releases it when it
+ * is closed. Returns the fd, or -1 if the kernel has no test importer.
  */
 int importer_open(void);
 
@@ -31,9 +31,9 @@ void importer_attach(int importer, struct vfio_pci_device *device,
 int importer_do(int importer, unsigned long command);
 
 /*
- * A process that has @importer let go when the calling thread exits. Without, a
- * thread that waits for the importer, and that no signal ends, would keep open
- * what it waits for: the process that failed would never be gone.
+ * A process that has @importer release its DMABUF when the calling thread exits. A
+ * thread that waits for the importer, and that no signal ends, would otherwise keep
+ * the importer open: a test that failed would never exit.
  */
 struct importer_guard {
 	pthread_mutex_t mutex;

@@ -32,6 +32,8 @@ struct touch_state {
 	bool stop;
 	/* While access goes away, reads of a device under reset are all ones */
 	bool ones_allowed;
+	/* While access goes away, accesses wait for its return: a reset */
+	bool never_refused;
 	/* A mapping that goes away too answers with SIGSEGV */
 	bool segv_allowed;
 	/* First page of the BAR that is mapped: see touch_pattern() */
@@ -49,7 +51,6 @@ struct touch_state {
 
 /* In memory that is shared with child processes */
 struct touch_state *touch_state_alloc(void);
-void touch_state_free(struct touch_state *state);
 
 /* Go to the next phase, which is to be @phase */
 void touch_set_phase(struct touch_state *state, enum touch_phase phase);

@@ -8,23 +8,22 @@
 
 #include "kselftest.h"
 
-/* A line of /proc/self/maps */
+/* An entry of /proc/self/smaps */
 struct vma_info {
 	u64 start;
 	u64 end;
 	u64 offset;
-	char perms[8];
+	u64 inode;
 	char name[256];
+	/*
+	 * VmFlags: two-letter names with a blank before and after each, see
+	 * Documentation/filesystems/proc.rst
+	 */
+	char flags[128];
 };
 
-/* Describe the mapping at @vaddr, which must be there. */
+/* Describe the mapping at @vaddr, which must exist. */
 void vma_info(const void *vaddr, struct vma_info *info);
-
-/*
- * The VmFlags of the mapping, as two-letter names with a blank before and after
- * each, see Documentation/filesystems/proc.rst.
- */
-void vma_flags(const void *vaddr, char *flags, size_t size);
 
 /* What the page tables hold for a part of the address space. */
 struct page_table_info {
@@ -43,23 +42,17 @@ struct page_table_info {
 };
 
 /*
- * Look at the page tables of [vaddr, vaddr + size), from debugfs. That is slow:
- * the kernel dumps all of them.
+ * Read the page tables of [vaddr, vaddr + size), from debugfs. That is slow: the
+ * kernel dumps all of them.
  */
 void page_table_info(const void *vaddr, size_t size,
 		     struct page_table_info *info);
-
-/* For the log: what the dump has of it, line by line */
-void page_table_print(const char *name, const void *vaddr, size_t size);
 
 /*
  * Number of ranges that x86 has on record as write-combining and that have
  * physical addresses of @start to @end in them; -1 if there is no such record.
  */
 int nr_wc_memtypes(u64 start, u64 end);
-
-/* Does that number become @nr within some seconds? */
-bool wait_for_wc_memtypes(u64 start, u64 end, int nr);
 
 /* Does the kernel show its page tables, in the form that x86 has for them? */
 bool page_table_info_supported(void);

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_DMABUF_TEST_H
+#define SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_DMABUF_TEST_H
+
+/* For the programs vfio_pci_dmabuf_*_test, which use kselftest_harness.h */
+
+#include <libvfio.h>
+
+/*
+ * Every test of DMABUFs works with one device. The tests read its BARs: registers
+ * only if $VFIO_SELFTESTS_READ_BARS says that this has no side effects, as with the
+ * devices of QEMU. Without that, only the BARs in $VFIO_SELFTESTS_MEMORY_BAR.
+ */
+extern const char *device_bdf;
+extern size_t page_size;
+
+/* To be called by main(), for these two */
+void dmabuf_test_init(int *argc, char *argv[]);
+
+/* The members of a FIXTURE() that DMABUF_SETUP() sets */
+#define DMABUF_FIXTURE								\
+	struct iommu *iommu;							\
+	struct vfio_pci_device *device;						\
+	int bar;								\
+	u64 bar_size;								\
+	/* Of the BAR in the file of the device */				\
+	u64 bar_offset
+
+/*
+ * Open the device and find a BAR of at least @_min_size bytes: one that is plain
+ * memory if @_memory, otherwise the largest. Skips the test if there is none.
+ *
+ * Nothing needs to be released: each test is a process, and its exit closes and
+ * unmaps, also if the test has failed. A FIXTURE_TEARDOWN() is for what would keep
+ * that process from exiting, and for other processes.
+ */
+#define DMABUF_OPEN(_memory, _min_size, _iommu, _device, _bar) do {		\
+	const char *__reason = dmabuf_test_open((_memory), (_min_size),		\
+						(_iommu), (_device), (_bar));	\
+										\
+	if (__reason)								\
+		SKIP(return, "%s", __reason);					\
+} while (0)
+
+#define DMABUF_SETUP(_self, _memory, _min_size) do {				\
+	DMABUF_OPEN((_memory), (_min_size), &(_self)->iommu,			\
+		    &(_self)->device, &(_self)->bar);				\
+	(_self)->bar_size = (_self)->device->bars[(_self)->bar].info.size;	\
+	(_self)->bar_offset = vfio_pci_region_offset((_self)->device,		\
+						     (_self)->bar);		\
+} while (0)
+
+const char *dmabuf_test_open(bool memory, u64 min_size, struct iommu **iommu,
+			     struct vfio_pci_device **device, int *bar);
+
+/* Close the device, and open it again */
+void dmabuf_test_close(struct vfio_pci_device **device);
+void dmabuf_test_reopen(struct iommu *iommu, struct vfio_pci_device **device);
+
+#endif /* SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_DMABUF_TEST_H */
