@@ -254,8 +254,7 @@ TEST_DRAIN(late_fence_is_not_waited_for)
 	EXPECT_TRUE(job_waits(&job));
 	EXPECT_EQ(0, importer_do(self->holder.importer, variant->release));
 	EXPECT_TRUE(job_ends(&job, JOB_ENDS_MS));
-	EXPECT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->device,
-						     self->fd));
+	EXPECT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->device, self->fd));
 
 	holder_close(&other);
 	ASSERT_EQ(0, job_result(&job));

@@ -11,12 +11,12 @@
 #include "kselftest.h"
 
 /*
- * Threads and processes that touch device memory while access to it is taken
- * away and given back, and that know what each access is allowed to do.
+ * Threads and processes that touch device memory while access to it is revoked and
+ * restored, and check the result of each access.
  *
- * The phase says what that is. It is changed by who takes access away or gives
- * it, around the operation: on the way to off before it starts, and to off once
- * it has returned. An access is judged if it began and ended in the same phase.
+ * The phase says which results are right. It is changed around the operation: to
+ * "going" before it starts, and to "off" once it has returned. An access is checked
+ * if it began and ended in the same phase.
  */
 enum touch_phase {
 	TOUCH_ON,	/* has to be done, and finds the right data */
