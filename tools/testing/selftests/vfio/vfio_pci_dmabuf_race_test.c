@@ -501,10 +501,13 @@ TEST_RACE(two_revokes)
 static void *memory_toggler_main(void *arg)
 {
 	FIXTURE_DATA(dmabuf_race) *self = arg;
+	u32 seed = 3;
 
 	while (!READ_ONCE(self->state->stop)) {
 		vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
+		random_delay(&seed, 500);
 		vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+		random_delay(&seed, 500);
 	}
 
 	return NULL;
