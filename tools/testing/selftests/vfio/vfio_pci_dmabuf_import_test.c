@@ -403,6 +403,7 @@ FIXTURE(bar_dma) {
 	struct vfio_pci_device *ivshmem;
 	struct dma_region ram;
 	struct dma_region bar;
+	int index;
 };
 
 FIXTURE_VARIANT(bar_dma) {
@@ -419,8 +420,6 @@ FIXTURE_VARIANT_ADD(bar_dma, type1v2) {
 
 FIXTURE_SETUP(bar_dma)
 {
-	int bar;
-
 	if (!edu_bdf || !ivshmem_bdf)
 		SKIP(return, "No edu and ivshmem devices");
 
@@ -430,9 +429,9 @@ FIXTURE_SETUP(bar_dma)
 	self->edu = edu_start(self->iommu, self->iova_allocator);
 	ram_map(self->iommu, self->iova_allocator, &self->ram, page_size);
 
-	bar = vfio_pci_memory_bar(self->ivshmem, SZ_1M + SZ_4M);
-	ASSERT_GE(bar, 0);
-	self->bar.vaddr = self->ivshmem->bars[bar].vaddr + SZ_1M;
+	self->index = vfio_pci_memory_bar(self->ivshmem, SZ_1M + SZ_4M);
+	ASSERT_GE(self->index, 0);
+	self->bar.vaddr = self->ivshmem->bars[self->index].vaddr + SZ_1M;
 	self->bar.size = SZ_4M;
 	self->bar.iova = iova_allocator_alloc(self->iova_allocator, SZ_4M);
 	iommu_map(self->iommu, &self->bar);
@@ -440,6 +439,22 @@ FIXTURE_SETUP(bar_dma)
 
 FIXTURE_TEARDOWN(bar_dma)
 {
+}
+
+/* A revoke could not end such a mapping: iommufd maps the DMABUF instead. */
+TEST_F(bar_dma, mapping_of_dmabuf_is_refused)
+{
+	int fd = vfio_pci_dmabuf_export_range(self->ivshmem, self->index, SZ_1M,
+					      SZ_4M);
+	struct dma_region region = {
+		.vaddr = mmap_shared(fd, 0, SZ_4M),
+		.size = SZ_4M,
+		.iova = iova_allocator_alloc(self->iova_allocator, SZ_4M),
+	};
+
+	ASSERT_EQ(-EFAULT, __iommu_map(self->iommu, &region));
+	ASSERT_EQ(0, try_touch(region.vaddr));
+	ASSERT_EQ(-EFAULT, __iommu_map(self->iommu, &region));
 }
 
 TEST_F(bar_dma, dma_writes)

@@ -533,7 +533,7 @@ TEST_F(memtype, read_and_write)
 		{ SZ_1M + SZ_64K - 1025, 2051 },
 		{ SZ_1M - SZ_4K, SZ_8K },
 	};
-	static u8 data[SZ_8K], back[SZ_8K];
+	u8 data[SZ_8K], back[SZ_8K];
 	void *map = map_bar(self, 0, SZ_2M);
 	int i;
 
