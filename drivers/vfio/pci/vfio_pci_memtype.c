@@ -185,6 +185,15 @@ static int vfio_pci_wc_reserve_in_bar(struct vfio_pci_core_device *vdev,
 	return ret ?: vfio_pci_wc_reserve_memtype(wc);
 }
 
+static void vfio_pci_wc_unlist(struct vfio_pci_dma_bufs *bufs,
+			       struct vfio_pci_wc *wc)
+{
+	spin_lock(&bufs->lock);
+	list_del(&wc->elm);
+	spin_unlock(&bufs->lock);
+	bufs->nr_wc_ranges -= wc->ranges.nr;
+}
+
 /**
  * vfio_pci_wc_reserve() - make pages write-combining
  * @vdev: the device, memory_lock held for writing
@@ -219,10 +228,7 @@ int vfio_pci_wc_reserve(struct vfio_pci_core_device *vdev, unsigned int bar,
 
 	ret = vfio_pci_wc_reserve_in_bar(vdev, bar, wc);
 	if (ret) {
-		spin_lock(&bufs->lock);
-		list_del(&wc->elm);
-		spin_unlock(&bufs->lock);
-		bufs->nr_wc_ranges -= wc->ranges.nr;
+		vfio_pci_wc_unlist(bufs, wc);
 		return ret;
 	}
 
@@ -252,14 +258,9 @@ void vfio_pci_wc_unreserve(struct vfio_pci_wc *wc)
  */
 void vfio_pci_wc_free(struct vfio_pci_core_device *vdev, struct vfio_pci_wc *wc)
 {
-	struct vfio_pci_dma_bufs *bufs = vdev->dma_bufs;
-
 	lockdep_assert_held_write(&vdev->memory_lock);
 
-	spin_lock(&bufs->lock);
-	list_del(&wc->elm);
-	spin_unlock(&bufs->lock);
-	bufs->nr_wc_ranges -= wc->ranges.nr;
+	vfio_pci_wc_unlist(vdev->dma_bufs, wc);
 	kfree(wc);
 }
 
