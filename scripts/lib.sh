@@ -19,9 +19,9 @@ die() {
 	exit 1
 }
 
-# Checks: a line for each, and at the end how many there were
+# Checks: a line for each, and at the end those that failed and how many there were
 
-passed=0 failed=0 skipped=0
+passed=0 failed=0 skipped=0 failures=()
 
 ok() {
 	echo "ok - $*"
@@ -31,6 +31,7 @@ ok() {
 not_ok() {
 	echo "not ok - $*"
 	failed=$((failed + 1))
+	failures+=("$*")
 }
 
 # skip NAME REASON...
@@ -89,9 +90,11 @@ tick() {
 	done
 }
 
-# The last line of all, and the exit status
+# The last lines, for a log may keep no more than some 25, and the exit status
 verdict() {
 	say "$((SECONDS / 60)) min $((SECONDS % 60)) s"
+	[ ${#failures[@]} -le 20 ] || say "the first 20 of ${#failures[@]} that failed:"
+	[ ${#failures[@]} -eq 0 ] || printf 'not ok: %s\n' "${failures[@]:0:20}"
 	echo "$passed passed, $failed failed, $skipped skipped"
 	[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
 }

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0
+# awk -v run=NAME: a line for each program of a KTAP log that failed, with those of its
+# tests that did. ktap.log of vmtest.sh has them nested in front of the program's line,
+# its output below it, after "#". A nested one that contains the last one is left out.
+
+function flush()
+{
+	if (program)
+		print substr(run ": " program (names ? ":" names : ""), 1, 300)
+	program = names = ""
+}
+
+{
+	match($0, /^ */)
+	indent = RLENGTH
+	name = $0
+	sub(/^[# ]*((not )?ok [0-9]+ *(- *)?)?/, "", name)
+	sub(/ *#.*/, "", name)
+}
+
+/^ +(not )?ok / {
+	if (/not ok/ && indent >= last)
+		nested = nested " " name
+	if (/not ok/ || indent < last)
+		last = indent
+}
+
+/^(not )?ok / {
+	flush()
+	if (/^not/) {
+		match($0, /( \([^()]*\))?$/)	# why, if not for a test
+		program = name substr($0, RSTART)
+		names = nested
+	}
+	nested = ""
+	last = 0
+}
+
+/^# *(not ok [0-9]+ (- )?)?[^ ]+( *#.*)?$/ {
+	names = names " " name
+}
+
+END {
+	flush()
+}
