@@ -33,7 +33,7 @@ setup_apt() {
 	CONF
 	[ "$(id -u)" -ne 0 ] ||
 		echo 'APT::Sandbox::User "root";' >> "$apt/apt.conf"
-	for suite in trixie-backports testing unstable; do
+	for suite in trixie-backports testing unstable experimental; do
 		echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
 			"$mirror $suite main"
 	done > "$apt/sources.list"

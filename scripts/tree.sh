@@ -64,12 +64,13 @@ bare_clone() {
 
 # am_topics DIR TOPIC...
 am_topics() {
-	local dir=$1 name
+	local dir=$1 name said
 	shift
 
 	for name in "$@"; do
-		git -C "$dir" am -q "$patches/$(topic_folder "$name")"/0*.patch || {
+		said=$(git -C "$dir" am -q "$patches/$(topic_folder "$name")"/0*.patch 2>&1) || {
 			git -C "$dir" am --abort
+			grep -E '^(error|fatal|Patch failed)' <<< "$said"
 			echo "$name does not apply"
 			return 1
 		}
@@ -112,6 +113,7 @@ make_harness() {
 import_kernel() {
 	local from=$1 into=$2 id=""
 
+	[ -e "$from" ] || die "$from does not exist"
 	rm -rf "$into"
 	mkdir -p "$into"
 	if [ -f "$from" ]; then
@@ -121,8 +123,7 @@ import_kernel() {
 		id=$(git -C "$from" rev-parse HEAD) && git -C "$from" archive HEAD | tar -x -C "$into"
 	else
 		tar -c -C "$from" --exclude=.git . | tar -x -C "$into"
-	fi || return
-	[ -f "$into/Kbuild" ] || die "$from holds no kernel tree"
+	fi && [ -f "$into/Kbuild" ] || die "$from holds no kernel tree"
 	git -c init.defaultBranch=series init -q "$into"
 	git -C "$into" config gc.auto 0
 	# For base-commit: of the mails
