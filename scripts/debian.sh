@@ -79,7 +79,7 @@ base_from_debian() {
 	versions=$(debian_versions "$PACKAGE")
 	version=$(grep -xF "$PACKAGE_VERSION" <<< "$versions" || tail -n 1 <<< "$versions")
 	[ -n "$version" ] && debian_tarball "$PACKAGE" "$version" "$tarball" || return
-	[ "$version" != "$PACKAGE_VERSION" ] || sha_is "$tarball" "$SHA256" ||
+	[ "$version" != "$PACKAGE_VERSION" ] || sha256sum --status -c <<< "$SHA256  $tarball" ||
 		{ rm -f "$tarball"; die "$PACKAGE $version: wrong sha256"; }
 }
 
@@ -103,7 +103,7 @@ fetch_base() {
 		die "Linux $VERSION is to be had neither from Debian nor from kernel.org. Get" \
 			"linux-$VERSION.tar.xz (or Debian's $PACKAGE) in another way and" \
 			"run: make KSRC=/path/to/the/tarball/or/tree"
-	sha_is "$tarball" "$SHA256" ||
+	sha256sum --status -c <<< "$SHA256  $tarball" ||
 		say "NOTICE: $tarball is not the one that BASE names" >&2
 	echo "$tarball"
 }

@@ -11,29 +11,28 @@ function flush()
 }
 
 {
-	match($0, /^ */)
-	indent = RLENGTH
+	bad = /^ *not ok/
+	indent = match($0, /[^ ]/)
 	name = $0
 	sub(/^[# ]*((not )?ok [0-9]+ *(- *)?)?/, "", name)
 	sub(/ *#.*/, "", name)
 }
 
 /^ +(not )?ok / {
-	if (/not ok/ && indent >= last)
+	if (bad && indent >= last)
 		nested = nested " " name
-	if (/not ok/ || indent < last)
+	if (bad || indent < last)
 		last = indent
 }
 
 /^(not )?ok / {
 	flush()
-	if (/^not/) {
+	if (bad) {
 		match($0, /( \([^()]*\))?$/)	# why, if not for a test
 		program = name substr($0, RSTART)
 		names = nested
 	}
-	nested = ""
-	last = 0
+	nested = last = ""
 }
 
 /^# *(not ok [0-9]+ (- )?)?[^ ]+( *#.*)?$/ {

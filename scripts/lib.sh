@@ -104,25 +104,20 @@ numbered() {
 	find "$patches" -path "$patches/[0-9]*/0*.patch" | LC_ALL=C sort
 }
 
-# A checkout of our own of what is in $linux, next to the one people work in
+# need_worktree DIR COMMIT: a checkout next to the one people work in
 need_worktree() {
-	local dir=$1
-
-	git -C "$dir" rev-parse -q --verify series > /dev/null 2>&1 && return
-	rm -rf "$dir"
-	git -C "$linux" worktree prune
-	git -C "$linux" worktree add -q --detach "$dir" series
+	if ! git -C "$1" rev-parse -q --verify series > /dev/null 2>&1; then
+		rm -rf "$1"
+		git -C "$linux" worktree prune
+		git -C "$linux" worktree add -q --detach "$1" "$2"
+	fi
+	git -C "$1" checkout -q --detach "$2"
 }
 
 # The version that a kernel's Makefile on stdin names, such as 7.3.4 or 7.4.0-rc2
 kernel_version() {
 	sed -n 's/^\(VERSION\|PATCHLEVEL\|SUBLEVEL\|EXTRAVERSION\) = *//p' |
 		head -n 4 | paste -sd. | sed 's/\.\([^.]*\)$/\1/'
-}
-
-# sha_is FILE SHA256
-sha_is() {
-	[ "$(sha256sum "$1" | cut -d' ' -f1)" = "$2" ]
 }
 
 # shellcheck source=BASE

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-# shellcheck shell=bash disable=SC2154 # lib.sh sets those
-# Sourced after lib.sh: the topics of the series, and trees to apply them to.
+# shellcheck shell=bash
+# The topics of the series, and trees to apply them to. Brings lib.sh.
+
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # patches/topics has a line per topic, in order: name | needs | held | to | what for.
 # A topic ends at the branch topic/NAME of $linux, the last one at the tip.
