@@ -30,9 +30,8 @@ setup_apt() {
 		Dir::Etc::preferencesparts "$apt/empty";
 		Acquire::Languages "none";
 		Acquire::Retries "3";
+		APT::Sandbox::User "root";
 	CONF
-	[ "$(id -u)" -ne 0 ] ||
-		echo 'APT::Sandbox::User "root";' >> "$apt/apt.conf"
 	for suite in trixie-backports testing unstable experimental; do
 		echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
 			"$mirror $suite main"

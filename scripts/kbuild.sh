@@ -55,21 +55,11 @@ configure() {
 	tgit rev-parse HEAD > "$objs/configured"
 }
 
-# An option that cannot even be seen counts as not set
+# Print what is not as wanted. An option that cannot even be seen counts as not set.
 options_set() {
-	local line opt missing=0
-
 	configure > /dev/null || return
-	while read -r line; do
-		opt=${line#\# }
-		case $line in
-		CONFIG_*) grep -qxF "$line" "$objs/.config" && continue ;;
-		*) grep -q "^${opt%% *}=" "$objs/.config" || continue ;;
-		esac
-		echo "$line"
-		missing=1
-	done < "$objs/wanted"
-	return $missing
+	! awk -F '[ =]' 'NR == FNR { if (/^CONFIG_/) set[$1] = $0; next }
+		$1 == "#" ? $2 in set : set[$1] != $0' "$objs/.config" "$objs/wanted" | grep .
 }
 
 # What the series changes and this configuration builds, as make's targets:

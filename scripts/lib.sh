@@ -78,15 +78,14 @@ alive() {
 }
 
 tick() {
-	local log=$1 start=$SECONDS period=60 head="   ..." tail="\n"
+	local start=$SECONDS period=60 form="   ... %d:%02d, %d files built, log: %s\n"
 
-	[ ! -t 1 ] || period=1 head="\r" tail="\033[K"
+	[ ! -t 1 ] || period=1 form="\r %d:%02d, %d files built, log: %s\033[K"
 	trap 'kill $!; exit' INT TERM
 	while sleep $period & wait $! && kill -0 $$; do
-		# shellcheck disable=SC2059 # those two have escapes
-		printf "$head %d:%02d, %d files built, log: %s$tail" \
-			$(((SECONDS - start) / 60)) $(((SECONDS - start) % 60)) \
-			"$(grep -c '^  [A-Z]' "$log")" "$log"
+		# shellcheck disable=SC2059 # it is a format
+		printf "$form" $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60)) \
+			"$(grep -c '^  [A-Z]' "$1")" "$1"
 	done
 }
 
