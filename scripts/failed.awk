@@ -18,11 +18,10 @@ function flush()
 	sub(/ *#.*/, "", name)
 }
 
-/^ +(not )?ok / {
+/^ +(not )?ok / && (bad || indent < last) {
 	if (bad && indent >= last)
 		nested = nested " " name
-	if (bad || indent < last)
-		last = indent
+	last = indent
 }
 
 /^(not )?ok / {
