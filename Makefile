@@ -1,32 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0
-# The front door. "make help" tells what there is.
+# The front door. "make help" tells what there is. The scripts see the variables of the
+# command line in their environment.
 
-export BUILD ?= build
-export ACCEL ?= auto
-export KSRC ?=
-DEBUG ?= 0
-EXEC ?=
-FULL ?= 0
-export VERSION ?=
-export SIGNOFF ?=
-export PREVIOUS ?=
-export TOPIC ?=
-export HELD ?=
+override BUILD := $(abspath $(or $(BUILD),build))
 J ?= $(shell nproc)
+debug := $(filter 1,$(DEBUG))
+KDIR := $(BUILD)/kernel$(debug:1=-debug)
+GUEST := $(BUILD)/linux/tools/testing/selftests/vfio/vmtest.sh \
+	-d $(KDIR) -j $(J) $(debug:1=-D)
+export BUILD KDIR
 
-override BUILD := $(abspath $(BUILD))
-LINUX := $(BUILD)/linux
-VMTEST := $(LINUX)/tools/testing/selftests/vfio/vmtest.sh
-ifeq ($(DEBUG),1)
-KDIR := $(BUILD)/kernel-debug
-GUEST_OPTS := -D
-else
-KDIR := $(BUILD)/kernel
-endif
-export KDIR
-GUEST := $(VMTEST) -d $(KDIR) -j $(J) $(GUEST_OPTS)
-
-.DEFAULT_GOAL := help
 .PHONY: help deps tree refresh refresh-check kernel demo test check series \
 	bench nvgrace guest shell clean
 
@@ -36,11 +19,8 @@ help:
 deps:
 	@scripts/deps
 
-tree: deps
-	@scripts/series tree
-
-refresh: deps
-	@scripts/series refresh
+tree refresh: deps
+	@scripts/series $@
 
 refresh-check: deps
 	@scripts/series check
@@ -64,7 +44,7 @@ test: deps
 # KSRC is another kernel here, not the base
 check: deps
 	@KSRC= scripts/series tree
-	@FULL=$(FULL) scripts/check
+	@scripts/check
 
 series: tree
 	@scripts/send
@@ -78,5 +58,4 @@ bench: tree
 	@scripts/bench
 
 clean:
-	rm -rf $(BUILD)/kernel $(BUILD)/kernel-debug $(BUILD)/demo $(BUILD)/bench \
-		$(BUILD)/check $(BUILD)/nvgrace
+	rm -rf $(addprefix $(BUILD)/,kernel kernel-debug demo bench check nvgrace)

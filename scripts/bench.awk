@@ -8,7 +8,6 @@ function read_figures(file, figures,	line, word)
 		split(line, word, " ")
 		figures[word[1]] = word[2]
 	}
-	close(file)
 }
 
 function is_number(value)
@@ -16,31 +15,21 @@ function is_number(value)
 	return value ~ /^[0-9.]+$/
 }
 
+# What the ratio is to: see bench
 function reference(to,	part)
 {
-	if (to == "base")
-		return base[$1]
-	split(to, part, ":")
+	if (split(to, part, ":") < 2)
+		part[2] = $1
 	return part[1] == "base" ? base[part[2]] : series[part[2]]
 }
 
-function verdict(ratio, target,	value)
+function verdict(value, target)
 {
-	if (target == "")
-		return ""
-	value = ratio
 	if (sub(/^=/, "", target))
 		value = series[$1]
-	if (!is_number(value))
-		return "missed"
-	return value + 0 <= target + 0 ? "met" : "missed"
-}
-
-function posted(peer,	part)
-{
-	if (split(peer, part, "/") == 2 && part[2] != "")
-		return sprintf("%s (%.3f)", part[1], part[1] / part[2])
-	return part[1]
+	if (target == "")
+		return ""
+	return is_number(value) && value + 0 <= target + 0 ? "met" : "missed"
 }
 
 function or_null(value)
@@ -54,28 +43,27 @@ BEGIN {
 }
 
 {
-	from = reference($3)
+	from = $3 ? reference($3) : ""
 	ratio = ""
 	if (is_number(from) && is_number(series[$1]) && from > 0)
 		ratio = sprintf("%.3f", series[$1] / from)
 	met = verdict(ratio, $4)
+	split($5 "/", posted, "/")
 }
 
 format == "markdown" {
-	target = $4
-	sub(/^=/, "<= ", target)
+	sub(/^=/, "<= ", $4)
+	if (posted[2])
+		posted[1] = sprintf("%s (%.3f)", posted[1], posted[1] / posted[2])
 	printf "| %s | %s | %s | %s | %s | %s | %s |\n", $2, base[$1],
-		series[$1], ratio, target, met, posted($5)
+		series[$1], ratio, $4, met, posted[1]
 }
 
 format == "json" {
-	peer = $5
-	sub(/\/.*/, "", peer)
-	separator = NR > 1 ? ",\n" : ""
 	printf("%s{ \"name\": \"%s\", \"operation\": \"%s\", \"base\": %s, " \
 		"\"series\": %s, \"ratio\": %s, \"verdict\": \"%s\", " \
-		"\"posted\": %s }", separator, $1, $2, or_null(base[$1]),
-		or_null(series[$1]), or_null(ratio), met, or_null(peer))
+		"\"posted\": %s }", NR > 1 ? ",\n" : "", $1, $2, or_null(base[$1]),
+		or_null(series[$1]), or_null(ratio), met, or_null(posted[1]))
 }
 
 format == "plot" && is_number(base[$1]) && is_number(series[$1]) &&

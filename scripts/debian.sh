@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2154 # BUILD is set in lib.sh
-# Sourced after lib.sh: kernel sources in Debian
+# Sourced after lib.sh: kernel sources, from Debian
 
 download=$BUILD/download
 apt=$download/apt
@@ -30,10 +30,9 @@ setup_apt() {
 		Dir::Etc::preferencesparts "$apt/empty";
 		Acquire::Languages "none";
 		Acquire::Retries "3";
+		APT::Sandbox::User "root";
 	CONF
-	[ "$(id -u)" -ne 0 ] ||
-		echo 'APT::Sandbox::User "root";' >> "$apt/apt.conf"
-	for suite in trixie-backports testing unstable; do
+	for suite in trixie-backports testing unstable experimental; do
 		echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
 			"$mirror $suite main"
 	done > "$apt/sources.list"
@@ -67,4 +66,43 @@ debian_tarball() {
 		tar -xO "./usr/src/$package.tar.xz" > "$file.part" || return
 	rm -f "$deb"
 	mv "$file.part" "$file"
+}
+
+# The base as Debian has it: the version in BASE where a mirror still has it, else the
+# newest of that package
+base_from_debian() {
+	local tarball=$1 versions version
+
+	say "looking for $PACKAGE in Debian" >&2
+	setup_apt || return
+	versions=$(debian_versions "$PACKAGE")
+	version=$(grep -xF "$PACKAGE_VERSION" <<< "$versions" || tail -n 1 <<< "$versions")
+	[ -n "$version" ] && debian_tarball "$PACKAGE" "$version" "$tarball" || return
+	[ "$version" != "$PACKAGE_VERSION" ] || sha256sum --status -c <<< "$SHA256  $tarball" ||
+		{ rm -f "$tarball"; die "$PACKAGE $version: wrong sha256"; }
+}
+
+base_from_kernel_org() {
+	local url=https://cdn.kernel.org/pub/linux/kernel/v${VERSION%%.*}.x/linux-$VERSION.tar.xz
+
+	say "downloading $url" >&2
+	curl -fsSL --retry 2 -o "$1.part" "$url" >&2 && mv "$1.part" "$1"
+}
+
+# Print the name of the base's tarball, or KSRC where that is set
+fetch_base() {
+	local tarball=$download/$PACKAGE.tar.xz
+
+	if [ -n "${KSRC-}" ]; then
+		realpath -m "$KSRC"
+		return
+	fi
+	mkdir -p "$download"
+	[ -s "$tarball" ] || base_from_debian "$tarball" || base_from_kernel_org "$tarball" ||
+		die "Linux $VERSION is to be had neither from Debian nor from kernel.org. Get" \
+			"linux-$VERSION.tar.xz (or Debian's $PACKAGE) in another way and" \
+			"run: make KSRC=/path/to/the/tarball/or/tree"
+	sha256sum --status -c <<< "$SHA256  $tarball" ||
+		say "NOTICE: $tarball is not the one that BASE names" >&2
+	echo "$tarball"
 }

@@ -10,8 +10,9 @@ config="" objs=""
 
 declare -A arch=([i386]=i386 [arm64]=arm64 [s390x]=s390)
 declare -A cross=([arm64]=aarch64-linux-gnu- [s390x]=s390x-linux-gnu-)
-# One that takes the options of another
-declare -A fragment=([clang]=all)
+# What each takes besides common.config; the last one that names an option wins
+declare -A fragments=([all]="x86_64 all" [clang]="x86_64 all" [module]="x86_64 module"
+	[nop2p]="x86_64 nop2p" [variants]="x86_64 variants")
 clang=19
 
 tgit() {
@@ -39,11 +40,12 @@ kmake() {
 
 # The .config is made anew where a patch has changed what can be in it
 configure() {
-	local last
+	local last name
 
 	last=$(cat "$objs/configured" 2>/dev/null || true)
-	grep -h CONFIG_ "$configs"/{common,"${fragment[$config]-$config}"}.config \
-		> "$objs/wanted.new"
+	for name in common ${fragments[$config]-$config}; do
+		grep CONFIG_ "$configs/$name.config"
+	done | tac | awk -F '[ =]' '!seen[$1 == "#" ? $2 : $1]++' > "$objs/wanted.new"
 	if [ -n "$last" ] && cmp -s "$objs/wanted.new" "$objs/wanted" &&
 	   tgit diff --quiet "$last" HEAD -- '*Kconfig*' 2>/dev/null; then
 		return
@@ -53,21 +55,11 @@ configure() {
 	tgit rev-parse HEAD > "$objs/configured"
 }
 
-# An option that cannot even be seen counts as not set
+# Print what is not as wanted. An option that cannot even be seen counts as not set.
 options_set() {
-	local line opt missing=0
-
 	configure > /dev/null || return
-	while read -r line; do
-		opt=${line#\# }
-		case $line in
-		CONFIG_*) grep -qxF "$line" "$objs/.config" && continue ;;
-		*) grep -q "^${opt%% *}=" "$objs/.config" || continue ;;
-		esac
-		echo "$line"
-		missing=1
-	done < "$objs/wanted"
-	return $missing
+	! awk -F '[ =]' 'NR == FNR { if (/^CONFIG_/) set[$1] = $0; next }
+		$1 == "#" ? $2 in set : set[$1] != $0' "$objs/.config" "$objs/wanted" | grep .
 }
 
 # What the series changes and this configuration builds, as make's targets:

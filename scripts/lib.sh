@@ -19,9 +19,9 @@ die() {
 	exit 1
 }
 
-# Checks: a line for each, and at the end how many there were
+# Checks: a line for each, and at the end those that failed and how many there were
 
-passed=0 failed=0 skipped=0
+passed=0 failed=0 skipped=0 failures=()
 
 ok() {
 	echo "ok - $*"
@@ -31,6 +31,7 @@ ok() {
 not_ok() {
 	echo "not ok - $*"
 	failed=$((failed + 1))
+	failures+=("$*")
 }
 
 # skip NAME REASON...
@@ -77,21 +78,22 @@ alive() {
 }
 
 tick() {
-	local log=$1 start=$SECONDS period=60 head="   ..." tail="\n"
+	local start=$SECONDS period=60 form="   ... %d:%02d, %d files built, log: %s\n"
 
-	[ ! -t 1 ] || period=1 head="\r" tail="\033[K"
+	[ ! -t 1 ] || period=1 form="\r %d:%02d, %d files built, log: %s\033[K"
 	trap 'kill $!; exit' INT TERM
 	while sleep $period & wait $! && kill -0 $$; do
-		# shellcheck disable=SC2059 # those two have escapes
-		printf "$head %d:%02d, %d files built, log: %s$tail" \
-			$(((SECONDS - start) / 60)) $(((SECONDS - start) % 60)) \
-			"$(grep -c '^  [A-Z]' "$log")" "$log"
+		# shellcheck disable=SC2059 # it is a format
+		printf "$form" $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60)) \
+			"$(grep -c '^  [A-Z]' "$1")" "$1"
 	done
 }
 
-# The last line of all, and the exit status
+# The last lines, for a log may keep no more than some 25, and the exit status
 verdict() {
 	say "$((SECONDS / 60)) min $((SECONDS % 60)) s"
+	[ ${#failures[@]} -le 20 ] || say "the first 20 of ${#failures[@]} that failed:"
+	[ ${#failures[@]} -eq 0 ] || printf 'not ok: %s\n' "${failures[@]:0:20}"
 	echo "$passed passed, $failed failed, $skipped skipped"
 	[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
 }
@@ -101,25 +103,20 @@ numbered() {
 	find "$patches" -path "$patches/[0-9]*/0*.patch" | LC_ALL=C sort
 }
 
-# A checkout of our own of what is in $linux, next to the one people work in
+# need_worktree DIR COMMIT: a checkout next to the one people work in
 need_worktree() {
-	local dir=$1
-
-	git -C "$dir" rev-parse -q --verify series > /dev/null 2>&1 && return
-	rm -rf "$dir"
-	git -C "$linux" worktree prune
-	git -C "$linux" worktree add -q --detach "$dir" series
+	if ! git -C "$1" rev-parse -q --verify series > /dev/null 2>&1; then
+		rm -rf "$1"
+		git -C "$linux" worktree prune
+		git -C "$linux" worktree add -q --detach "$1" "$2"
+	fi
+	git -C "$1" checkout -q --detach "$2"
 }
 
 # The version that a kernel's Makefile on stdin names, such as 7.3.4 or 7.4.0-rc2
 kernel_version() {
 	sed -n 's/^\(VERSION\|PATCHLEVEL\|SUBLEVEL\|EXTRAVERSION\) = *//p' |
 		head -n 4 | paste -sd. | sed 's/\.\([^.]*\)$/\1/'
-}
-
-# sha_is FILE SHA256
-sha_is() {
-	[ "$(sha256sum "$1" | cut -d' ' -f1)" = "$2" ]
 }
 
 # shellcheck source=BASE

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-# shellcheck shell=bash disable=SC2154 # lib.sh sets those
-# Sourced after lib.sh: the topics of the series, and trees to apply them to.
+# shellcheck shell=bash
+# The topics of the series, and trees to apply them to. Brings lib.sh.
+
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # patches/topics has a line per topic, in order: name | needs | held | to | what for.
 # A topic ends at the branch topic/NAME of $linux, the last one at the tip.
@@ -64,16 +67,25 @@ bare_clone() {
 
 # am_topics DIR TOPIC...
 am_topics() {
-	local dir=$1 name
+	local dir=$1 name said
 	shift
 
 	for name in "$@"; do
-		git -C "$dir" am -q "$patches/$(topic_folder "$name")"/0*.patch || {
+		said=$(git -C "$dir" am -q "$patches/$(topic_folder "$name")"/0*.patch 2>&1) || {
 			git -C "$dir" am --abort
+			grep -E '^(error|fatal|Patch failed)' <<< "$said"
 			echo "$name does not apply"
 			return 1
 		}
 	done
+}
+
+# format_patch DIR BRANCH COVER-LETTER OPTIONS...: whatever the git of this machine prefers
+diff_options=(-c core.abbrev=12 -c diff.algorithm=myers)
+format_patch() {
+	git -C "$1" "${diff_options[@]}" -c "branch.$2.description=$3" \
+		-c format.useAutoBase=false format-patch -q --zero-commit --no-signature \
+		--stat=72 --cover-letter --cover-from-description=subject "${@:4}"
 }
 
 # make_harness DIR COMMIT: the guest harness of the tip, which asks for no option and runs
@@ -102,21 +114,23 @@ make_harness() {
 # import_kernel SOURCE DIR: a tarball, HEAD of a git tree or a folder becomes a
 # repository, branch "series" and tag "base"
 import_kernel() {
-	local from=$1 into=$2
+	local from=$1 into=$2 id=""
 
+	[ -e "$from" ] || die "$from does not exist"
 	rm -rf "$into"
 	mkdir -p "$into"
 	if [ -f "$from" ]; then
 		tar -xf "$from" -C "$into" --strip-components=1
-	elif git -C "$from" rev-parse -q --verify HEAD > /dev/null 2>&1; then
+	elif [ -e "$from/.git" ]; then
 		say "taking HEAD of the git tree $from, not what is uncommitted"
-		git -C "$from" archive HEAD | tar -x -C "$into"
+		id=$(git -C "$from" rev-parse HEAD) && git -C "$from" archive HEAD | tar -x -C "$into"
 	else
 		tar -c -C "$from" --exclude=.git . | tar -x -C "$into"
-	fi || return
-	[ -f "$into/Kbuild" ] || die "$from holds no kernel tree"
+	fi && [ -f "$into/Kbuild" ] || die "$from holds no kernel tree"
 	git -c init.defaultBranch=series init -q "$into"
 	git -C "$into" config gc.auto 0
+	# For base-commit: of the mails
+	[ -z "$id" ] || git -C "$into" config vfio.base-commit "$id"
 	# -f: Debian's .gitignore hides everything
 	git -C "$into" add -A -f
 	GIT_AUTHOR_DATE=$base_date GIT_COMMITTER_DATE=$base_date git -C "$into" \

@@ -7,4 +7,4 @@ echo 1 > "$dev/enable"
 /exec/nvgrace-test prepare "$dev/resource0"
 echo nvgrace_gpu_vfio_pci > "$dev/driver_override"
 echo "$VFIO_BOCHS_BDF" > /sys/bus/pci/drivers_probe
-exec /exec/nvgrace-test "/dev/vfio/devices/$(ls "$dev/vfio-dev")"
+exec /exec/nvgrace-test "$VFIO_BOCHS_BDF"

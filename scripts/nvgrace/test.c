@@ -8,165 +8,96 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <time.h>
 #include <unistd.h>
-#include <sys/ioctl.h>
+
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <linux/iommufd.h>
-#include <linux/pci_regs.h>
+
+#include <linux/kernel.h>
+#include <linux/sizes.h>
 #include <linux/vfio.h>
 
-#define MB		(1UL << 20)
-#define USEMEM		4
-#define RESMEM		2
-#define USEMEM_PHYS	0x10000000UL
-#define RESMEM_PHYS	0x30000000UL
+#include <libvfio/dmabuf_test.h>
 
-static int device, failed;
+#include "kselftest_harness.h"
 
-#define CHECK(what, condition) do {					\
-	int ok_ = !!(condition);					\
-	printf("%s - %s\n", ok_ ? "ok" : "not ok", what);		\
-	failed += !ok_;							\
-} while (0)
+FIXTURE(nvgrace) {
+	struct iommu *iommu;
+	struct vfio_pci_device *device;
+};
 
-static void must(const char *what, int ok)
+FIXTURE_VARIANT(nvgrace) {
+	u32 index;
+	u64 phys;
+};
+
+FIXTURE_VARIANT_ADD(nvgrace, usemem) { .index = 4, .phys = 0x10000000 };
+FIXTURE_VARIANT_ADD(nvgrace, resmem) { .index = 2, .phys = 0x30000000 };
+
+/* libvfio maps all of each region, which would get the signals of its failures, too */
+static void unmap_regions(struct vfio_pci_device *device)
 {
-	if (!ok) {
-		printf("not ok - %s: %s\n", what, strerror(errno));
-		exit(1);
+	int i;
+
+	for (i = 0; i < PCI_STD_NUM_BARS; i++) {
+		if (device->bars[i].vaddr)
+			munmap_assert(device->bars[i].vaddr,
+				      device->bars[i].info.size);
 	}
+	vfio_pci_cmd_set(device, PCI_COMMAND_MEMORY);
 }
 
-static sigjmp_buf env;
-static volatile int bus_code;
-
-static void on_bus(int sig, siginfo_t *info, void *context)
+FIXTURE_SETUP(nvgrace)
 {
-	(void)sig;
-	(void)context;
-	bus_code = info->si_code;
-	siglongjmp(env, 1);
+	self->iommu = iommu_init("iommufd");
+	self->device = vfio_pci_device_init(device_bdf, self->iommu);
+	unmap_regions(self->device);
 }
 
-static int access_ok(volatile unsigned int *word, unsigned int val)
+FIXTURE_TEARDOWN(nvgrace)
 {
-	unsigned int got;
-
-	if (sigsetjmp(env, 1))
-		return 0;
-	*word = val;
-	got = *word;
-	return got == val;
 }
 
-/* The kernel's offset of a region: its index in the upper bits */
-static off_t region(unsigned int index)
+static int write_and_read(u32 *vaddr, u32 val)
 {
-	struct vfio_region_info info = { .argsz = sizeof(info), .index = index };
+	u32 got = 0;
 
-	must("region info", !ioctl(device, VFIO_DEVICE_GET_REGION_INFO, &info));
-	return info.offset;
+	return try_write32(vaddr, val) ?: try_read32(vaddr, &got) ?:
+	       got == val ? 0 : -1;
 }
 
-static void *map(int fd, off_t offset, size_t size)
+TEST_F(nvgrace, mapping)
 {
-	void *vaddr = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-			   offset);
+	u64 offset = vfio_pci_region_offset(self->device, variant->index);
+	void *vaddr = mmap_shared(self->device->fd, offset + SZ_2M, SZ_8M);
+	u32 got;
 
-	must("mmap", vaddr != MAP_FAILED);
-	return vaddr;
+	ASSERT_EQ(0, write_and_read(vaddr, 0x11111111));
+	ASSERT_EQ(4, pread(self->device->fd, &got, 4, offset + SZ_2M));
+	ASSERT_EQ(0x11111111, got);
+
+	munmap_assert(vaddr + SZ_2M, SZ_1M);
+	ASSERT_EQ(0, write_and_read(vaddr + SZ_2M + SZ_1M, 1));
+
+	ASSERT_EQ(MAP_FAILED, mmap(NULL, SZ_1M, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE, self->device->fd, offset));
+	ASSERT_EQ(EINVAL, errno);
+	/* Beyond the memory */
+	ASSERT_EQ(MAP_FAILED, mmap(NULL, SZ_1M, PROT_READ, MAP_SHARED,
+				   self->device->fd, offset + SZ_2G));
+	ASSERT_EQ(EINVAL, errno);
+
+	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
+	ASSERT_EQ(SIGBUS, try_touch(vaddr));
+	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+	ASSERT_EQ(0, write_and_read(vaddr, 2));
+	vfio_pci_device_reset(self->device);
+	ASSERT_EQ(0, write_and_read(vaddr, 4));
 }
 
-static int export(unsigned int index, unsigned long long offset,
-		  unsigned int flags)
-{
-	struct {
-		struct vfio_device_feature head;
-		struct vfio_device_feature_dma_buf dma_buf;
-		struct vfio_region_dma_range range[2];
-	} arg = {
-		.head.argsz = sizeof(arg),
-		.head.flags = VFIO_DEVICE_FEATURE_GET |
-			      VFIO_DEVICE_FEATURE_DMA_BUF,
-		.dma_buf = { .region_index = index, .flags = flags,
-			     .open_flags = O_RDWR | O_CLOEXEC, .nr_ranges = 2 },
-		.range = { { offset + 4 * MB, MB }, { offset, MB } },
-	};
-
-	return ioctl(device, VFIO_DEVICE_FEATURE, &arg);
-}
-
-static void set_command(unsigned short bits)
-{
-	off_t offset = region(VFIO_PCI_CONFIG_REGION_INDEX) + PCI_COMMAND;
-	unsigned short command;
-
-	must("read config", pread(device, &command, 2, offset) == 2);
-	command = (command & ~PCI_COMMAND_MEMORY) | bits;
-	must("write config", pwrite(device, &command, 2, offset) == 2);
-}
-
-static int revoke_dmabuf(int fd)
-{
-	struct vfio_pci_dmabuf_revoke arg = { sizeof(arg), fd };
-
-	return ioctl(device, VFIO_DEVICE_PCI_DMABUF_REVOKE, &arg);
-}
-
-/* The page with physical address @phys has failed, says the administrator */
-static int fail_page(unsigned long phys)
-{
-	int fd = open("/sys/devices/system/memory/hard_offline_page", O_WRONLY);
-	char text[32];
-	int ret;
-
-	if (fd < 0)
-		return -1;
-	ret = write(fd, text, snprintf(text, sizeof(text), "%#lx", phys));
-	close(fd);
-	return ret;
-}
-
-static void test_mapping(unsigned int index)
-{
-	unsigned int *vaddr, got = 0;
-	off_t offset = region(index);
-	void *other;
-
-	vaddr = map(device, offset + 2 * MB, 8 * MB);
-	CHECK("access", access_ok(vaddr, 0x11111111 * index));
-	CHECK("read() sees it",
-	      pread(device, &got, 4, offset + 2 * MB) == 4 &&
-	      got == 0x11111111 * index);
-	CHECK("a hole in the mapping",
-	      !munmap((char *)vaddr + 2 * MB, MB) &&
-	      access_ok(vaddr + 3 * MB / 4, index));
-	other = mmap(NULL, MB, PROT_READ | PROT_WRITE, MAP_PRIVATE, device,
-		     offset);
-	CHECK("no private mapping", other == MAP_FAILED && errno == EINVAL);
-	other = mmap(NULL, MB, PROT_READ, MAP_SHARED, device,
-		     offset + (2UL << 30));
-	CHECK("no mapping beyond the memory",
-	      other == MAP_FAILED && errno == EINVAL);
-
-	set_command(0);
-	CHECK("SIGBUS without memory enabled", !access_ok(vaddr, 1));
-	set_command(PCI_COMMAND_MEMORY);
-	CHECK("back again", access_ok(vaddr, 2));
-	CHECK("reset", !ioctl(device, VFIO_DEVICE_RESET));
-	CHECK("back after it", access_ok(vaddr, 4));
-	munmap(vaddr, 2 * MB);
-	munmap((char *)vaddr + 3 * MB, 5 * MB);
-}
-
-static unsigned long long now_ns(void)
+static u64 now_ns(void)
 {
 	struct timespec now;
 
@@ -176,15 +107,14 @@ static unsigned long long now_ns(void)
 
 /* How often a child has touched the mapping, and its longest touch */
 struct touches {
-	volatile unsigned long long count, longest;
+	volatile u64 count, longest;
 };
 
 /* Until it is killed, or dies by SIGBUS */
-static void touch_forever(volatile unsigned int *vaddr, struct touches *touches)
+static void touch_forever(volatile u32 *vaddr, struct touches *touches)
 {
-	unsigned long long start, time;
+	u64 start, time;
 
-	signal(SIGBUS, SIG_DFL);
 	for (;;) {
 		start = now_ns();
 		*vaddr = touches->count;
@@ -196,9 +126,9 @@ static void touch_forever(volatile unsigned int *vaddr, struct touches *touches)
 }
 
 /* False if no touch completes within 10 s */
-static int wait_touch(const struct touches *touches)
+static bool wait_touch(const struct touches *touches)
 {
-	unsigned long long count = touches->count;
+	u64 count = touches->count;
 	int i;
 
 	for (i = 0; i < 1000 && touches->count <= count + 1; i++)
@@ -206,157 +136,138 @@ static int wait_touch(const struct touches *touches)
 	return i < 1000;
 }
 
-static void test_touch_in_reset(unsigned int index)
+/* It waits, sees no SIGBUS, and succeeds afterwards */
+TEST_F(nvgrace, touch_in_reset)
 {
-	volatile unsigned int *vaddr = map(device, region(index) + MB, MB);
-	unsigned long long start, time, shortest = -1ULL;
-	int i, ok, touched = 1, status = 0;
-	struct touches *touches;
+	void *vaddr = vfio_pci_region_mmap(self->device, variant->index, SZ_1M,
+					   SZ_1M);
+	struct touches *touches = mmap(NULL, sizeof(*touches),
+				       PROT_READ | PROT_WRITE,
+				       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	u64 start, shortest = -1ULL;
+	int i, status;
 	pid_t pid;
 
-	touches = mmap(NULL, sizeof(*touches), PROT_READ | PROT_WRITE,
-		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	must("mmap", touches != MAP_FAILED);
+	ASSERT_NE(MAP_FAILED, touches);
 	pid = fork();
-	must("fork", pid >= 0);
+	ASSERT_GE(pid, 0);
 	if (!pid)
 		touch_forever(vaddr, touches);
 
-	ok = wait_touch(touches);
-	for (i = 0; i < 5 && ok; i++) {
+	EXPECT_TRUE(wait_touch(touches));
+	for (i = 0; i < 5; i++) {
 		start = now_ns();
-		ok = !ioctl(device, VFIO_DEVICE_RESET);
-		time = now_ns() - start;
-		if (time < shortest)
-			shortest = time;
-		touched = touched && wait_touch(touches);
+		EXPECT_EQ(0, __vfio_pci_device_reset(self->device));
+		shortest = min(shortest, now_ns() - start);
+		EXPECT_TRUE(wait_touch(touches));
 	}
 	kill(pid, SIGKILL);
-	must("waitpid", waitpid(pid, &status, 0) == pid);
-	printf("# shortest reset %llu us, longest touch %llu us\n",
-	       shortest / 1000, touches->longest / 1000);
-	CHECK("resets while a child touches the memory", ok);
-	CHECK("a touch during a reset is no SIGBUS",
-	      WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-	CHECK("it waits", touches->longest > shortest / 2);
-	CHECK("and succeeds afterwards", touched);
-	munmap(touches, sizeof(*touches));
-	munmap((void *)vaddr, MB);
-}
-
-static int map_fails(int fd, size_t size, int flags, int error)
-{
-	void *vaddr = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
-
-	if (vaddr == MAP_FAILED)
-		return errno == error;
-	munmap(vaddr, size);
-	return 0;
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	TH_LOG("shortest reset %lu us, longest touch %lu us", shortest / 1000,
+	       touches->longest / 1000);
+	ASSERT_GT(touches->longest, shortest / 2);
 }
 
 /* Only of a region whose number a BAR of this device has, too */
-static void test_dmabuf(unsigned int index)
+TEST_F(nvgrace, dmabuf)
 {
-	unsigned int *vaddr = map(device, region(index) + 2 * MB, MB);
+	const struct vfio_region_dma_range ranges[] = {
+		{ SZ_2M + SZ_4M, SZ_1M }, { SZ_2M, SZ_1M },
+	};
+	void *region, *vaddr;
 	int fd;
 
-	CHECK("no write-combining by flag",
-	      export(index, 2 * MB, VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC) < 0 &&
-	      errno == EOPNOTSUPP);
-	fd = export(index, 2 * MB, 0);
-	must("export", fd >= 0);
-	CHECK("no mapping of a DMABUF of the memory",
-	      map_fails(fd, 2 * MB, MAP_SHARED, EOPNOTSUPP));
-	CHECK("no private one", map_fails(fd, 2 * MB, MAP_PRIVATE, EINVAL));
-	CHECK("none beyond its end", map_fails(fd, 3 * MB, MAP_SHARED, EINVAL));
-	CHECK("the region can be mapped", access_ok(vaddr, 5));
-	CHECK("reset", !ioctl(device, VFIO_DEVICE_RESET));
-	CHECK("revoke", !revoke_dmabuf(fd));
-	CHECK("again", revoke_dmabuf(fd) && errno == EBADFD);
-	CHECK("not of the region", access_ok(vaddr, 7));
-	munmap(vaddr, MB);
-	close(fd);
+	if (variant->index != 2)
+		SKIP(return, "No BAR of that number");
+
+	region = vfio_pci_region_mmap(self->device, 2, SZ_2M, SZ_1M);
+	ASSERT_EQ(-EOPNOTSUPP,
+		  __vfio_pci_dmabuf_export(self->device, 2, O_RDWR | O_CLOEXEC,
+					   VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC,
+					   ranges, 2));
+	fd = vfio_pci_dmabuf_export(self->device, 2, ranges, 2);
+	ASSERT_EQ(-EOPNOTSUPP, __mmap_shared(fd, 0, SZ_2M, PROT_READ, &vaddr));
+	ASSERT_EQ(MAP_FAILED, mmap(NULL, SZ_2M, PROT_READ, MAP_PRIVATE, fd, 0));
+	ASSERT_EQ(EINVAL, errno);
+	ASSERT_EQ(-EINVAL, __mmap_shared(fd, 0, SZ_2M + SZ_1M, PROT_READ, &vaddr));
+
+	ASSERT_EQ(0, write_and_read(region, 5));
+	vfio_pci_device_reset(self->device);
+	vfio_pci_dmabuf_revoke(self->device, fd);
+	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->device, fd));
+	ASSERT_EQ(0, write_and_read(region, 7));
+}
+
+static volatile int bus_code;
+
+static void on_bus(int sig, siginfo_t *info, void *context)
+{
+	bus_code = info->si_code;
 }
 
 /* Does a process that maps the memory get a signal when a page of it fails? */
-static int failure_is_signaled(unsigned long phys)
+static bool failure_is_signaled(u64 phys)
 {
+	struct sigaction old, action = { .sa_sigaction = on_bus,
+					 .sa_flags = SA_SIGINFO };
+	char text[32];
+	int ret;
+
 	bus_code = 0;
-	if (!sigsetjmp(env, 1)) {
-		must("hard_offline_page", fail_page(phys) > 0 ||
-		     errno == EBUSY);	/* without a mapping of it */
-		usleep(100000);
-	}
+	VFIO_ASSERT_EQ(sigaction(SIGBUS, &action, &old), 0);
+	snprintf_assert(text, (int)sizeof(text), "%#lx", phys);
+	ret = write_file("/sys/devices/system/memory/hard_offline_page", 0, text);
+	/* Busy is one that nobody maps */
+	VFIO_ASSERT_TRUE(!ret || ret == -EBUSY);
+	usleep(100000);
+	VFIO_ASSERT_EQ(sigaction(SIGBUS, &old, NULL), 0);
 	return bus_code == BUS_MCEERR_AR || bus_code == BUS_MCEERR_AO;
 }
 
-/* A region is registered for this once, for all of its mappings */
-static void test_memory_failure(unsigned int index, unsigned long phys)
+/*
+ * A region is registered for this once, for all of its mappings, and again when the
+ * device is opened again
+ */
+TEST_F(nvgrace, memory_failure)
 {
-	unsigned int *vaddr = map(device, region(index), 8 * MB);
-	unsigned int *second = map(device, region(index) + 16 * MB, MB);
+	void *vaddr, *second;
+	int i;
 
-	CHECK("a failure in a mapping is signaled", access_ok(vaddr, 1) &&
-	      failure_is_signaled(phys + 4 * MB));
-	CHECK("and in a second one", access_ok(second, 1) &&
-	      failure_is_signaled(phys + 16 * MB + MB / 2));
-	CHECK("not between them", !failure_is_signaled(phys + 12 * MB));
-	munmap(vaddr, 8 * MB);
-	CHECK("nor after munmap()", !failure_is_signaled(phys + 5 * MB));
-	munmap(second, MB);
-}
+	for (i = 0; i < 2; i++) {
+		vaddr = vfio_pci_region_mmap(self->device, variant->index, 0, SZ_8M);
+		second = vfio_pci_region_mmap(self->device, variant->index, SZ_16M,
+					      SZ_1M);
+		ASSERT_EQ(0, write_and_read(vaddr, 1));
+		ASSERT_EQ(0, write_and_read(second, 1));
+		ASSERT_TRUE(failure_is_signaled(variant->phys + SZ_4M));
+		ASSERT_TRUE(failure_is_signaled(variant->phys + SZ_16M + SZ_512K));
+		/* Between them */
+		ASSERT_FALSE(failure_is_signaled(variant->phys + SZ_8M + SZ_4M));
+		munmap_assert(vaddr, SZ_8M);
+		ASSERT_FALSE(failure_is_signaled(variant->phys + SZ_4M + SZ_1M));
+		munmap_assert(second, SZ_1M);
 
-static void open_device(const char *cdev)
-{
-	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
-	int iommufd = open("/dev/iommu", O_RDWR);
-
-	must("/dev/iommu", iommufd >= 0);
-	device = open(cdev, O_RDWR);
-	must(cdev, device >= 0);
-	bind.iommufd = iommufd;
-	must("bind", !ioctl(device, VFIO_DEVICE_BIND_IOMMUFD, &bind));
-	set_command(PCI_COMMAND_MEMORY);
+		dmabuf_test_reopen(self->iommu, &self->device);
+		unmap_regions(self->device);
+	}
 }
 
 /* "prepare RESOURCE0": what the driver reads to find that memory is ready */
 static void prepare(const char *path)
 {
-	int fd = open(path, O_RDWR);
-	volatile unsigned int *bar = mmap(NULL, 4 * MB, PROT_READ | PROT_WRITE,
-					  MAP_SHARED, fd, 0);
+	u32 *bar = mmap_shared(open(path, O_RDWR), 0, SZ_4M);
 
-	must(path, bar != MAP_FAILED);
 	bar[0x1498 / 4] = 0xff;
 	bar[0x200bc / 4] = 0xff;
 }
 
-int main(int argc, char **argv)
+int main(int argc, char *argv[])
 {
-	struct sigaction action = { .sa_sigaction = on_bus, .sa_flags = SA_SIGINFO };
-
-	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (argc == 3) {
 		prepare(argv[2]);
 		return 0;
 	}
-	sigaction(SIGBUS, &action, NULL);
-	open_device(argv[1]);
-	printf("# usemem\n");
-	test_mapping(USEMEM);
-	test_touch_in_reset(USEMEM);
-	printf("# resmem\n");
-	test_mapping(RESMEM);
-	test_touch_in_reset(RESMEM);
-	test_dmabuf(RESMEM);
-	printf("# memory failure\n");
-	test_memory_failure(USEMEM, USEMEM_PHYS);
-	test_memory_failure(RESMEM, RESMEM_PHYS);
-	printf("# the same after the device was opened again\n");
-	close(device);
-	open_device(argv[1]);
-	test_memory_failure(USEMEM, USEMEM_PHYS);
-	test_memory_failure(RESMEM, RESMEM_PHYS);
-	printf("%s\n", failed ? "FAIL" : "PASS");
-	return !!failed;
+	dmabuf_test_init(&argc, argv);
+	return test_harness_run(argc, argv);
 }
