@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * DMABUFs of a device, mapped into the IOMMU for the DMA of another one, and revoked.
- * Done with two devices of QEMU: the DMA engine of edu accesses the memory of
- * ivshmem. They come from $VFIO_EDU_BDF and $VFIO_IVSHMEM_BDF.
+ * DMABUFs of a device, mapped into the IOMMU for the DMA of another one, and
+ * revoked. Done with two devices of QEMU, $VFIO_EDU_BDF and $VFIO_IVSHMEM_BDF:
+ * the DMA engine of edu accesses the memory of ivshmem.
  */
 #include <errno.h>
 #include <stdint.h>
@@ -40,50 +40,56 @@ FIXTURE(dmabuf_import) {
 	int fd;
 };
 
-static void ram_map(struct iommu *iommu, struct iova_allocator *allocator,
+static void ram_map(FIXTURE_DATA(dmabuf_import) *self,
 		    struct dma_region *region, size_t size)
 {
 	region->vaddr = mmap(NULL, size, PROT_READ | PROT_WRITE,
 			     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	VFIO_ASSERT_NE(region->vaddr, MAP_FAILED);
-	region->iova = iova_allocator_alloc(allocator, size);
+	region->iova = iova_allocator_alloc(self->iova_allocator, size);
 	region->size = size;
-	iommu_map(iommu, region);
+	iommu_map(self->iommu, region);
 }
 
-static struct vfio_pci_device *edu_start(struct iommu *iommu,
-					 struct iova_allocator *allocator)
+static int export(FIXTURE_DATA(dmabuf_import) *self)
 {
-	struct vfio_pci_device *edu = vfio_pci_device_init(edu_bdf, iommu);
+	return vfio_pci_dmabuf_export_range(self->ivshmem, self->bar,
+					    EXPORT_OFFSET, EXPORT_SIZE);
+}
 
-	ram_map(iommu, allocator, &edu->driver.region, page_size);
-	vfio_pci_driver_init(edu);
+/* Returns a reason to skip, or NULL. */
+static const char *dma_setup(FIXTURE_DATA(dmabuf_import) *self,
+			     const char *iommu_mode)
+{
+	if (!edu_bdf || !ivshmem_bdf)
+		return "No edu and ivshmem devices";
 
-	return edu;
+	self->iommu = iommu_init(iommu_mode);
+	self->ivshmem = vfio_pci_device_init(ivshmem_bdf, self->iommu);
+	if (!vfio_pci_dmabuf_supported(self->ivshmem))
+		return "No DMABUF export";
+
+	self->iova_allocator = iova_allocator_init(self->iommu);
+	self->edu = vfio_pci_device_init(edu_bdf, self->iommu);
+	ram_map(self, &self->edu->driver.region, page_size);
+	vfio_pci_driver_init(self->edu);
+	ram_map(self, &self->ram, 2 * page_size);
+
+	self->bar = vfio_pci_memory_bar(self->ivshmem, 2 * SZ_4M);
+	VFIO_ASSERT_GE(self->bar, 0);
+	self->mem = self->ivshmem->bars[self->bar].vaddr + EXPORT_OFFSET;
+	self->fd = export(self);
+	self->iova = iova_allocator_alloc(self->iova_allocator, EXPORT_SIZE);
+	return NULL;
 }
 
 FIXTURE_SETUP(dmabuf_import)
 {
-	if (!edu_bdf || !ivshmem_bdf)
-		SKIP(return, "No edu and ivshmem devices");
-
 	/* Only iommufd itself can map a DMABUF. */
-	self->iommu = iommu_init(MODE_IOMMUFD);
-	self->ivshmem = vfio_pci_device_init(ivshmem_bdf, self->iommu);
-	if (!vfio_pci_dmabuf_supported(self->ivshmem))
-		SKIP(return, "No DMABUF export");
+	const char *reason = dma_setup(self, MODE_IOMMUFD);
 
-	self->iova_allocator = iova_allocator_init(self->iommu);
-	self->edu = edu_start(self->iommu, self->iova_allocator);
-	ram_map(self->iommu, self->iova_allocator, &self->ram, 2 * page_size);
-
-	self->bar = vfio_pci_memory_bar(self->ivshmem,
-					16 * page_size);
-	ASSERT_GE(self->bar, 0);
-	self->mem = self->ivshmem->bars[self->bar].vaddr + EXPORT_OFFSET;
-	self->fd = vfio_pci_dmabuf_export_range(self->ivshmem, self->bar,
-						EXPORT_OFFSET, EXPORT_SIZE);
-	self->iova = iova_allocator_alloc(self->iova_allocator, EXPORT_SIZE);
+	if (reason)
+		SKIP(return, "%s", reason);
 }
 
 FIXTURE_TEARDOWN(dmabuf_import)
@@ -107,11 +113,12 @@ static void dma_fill(FIXTURE_DATA(dmabuf_import) *self, iova_t iova, u8 byte)
 }
 
 /* Copy from @iova to the second page of RAM. */
-static void dma_fetch(FIXTURE_DATA(dmabuf_import) *self, iova_t iova)
+static void *dma_fetch(FIXTURE_DATA(dmabuf_import) *self, iova_t iova)
 {
 	VFIO_ASSERT_EQ(vfio_pci_driver_memcpy(self->edu, iova,
 					      self->ram.iova + page_size,
 					      DMA_SIZE), 0);
+	return self->ram.vaddr + page_size;
 }
 
 /* Does a DMA write to the buffer at self->iova arrive? */
@@ -122,7 +129,6 @@ static bool dma_arrives(FIXTURE_DATA(dmabuf_import) *self, u64 offset)
 	byte++;
 	memset(self->mem + offset, 0xee, DMA_SIZE);
 	dma_fill(self, self->iova + offset, byte);
-
 	if (filled_with(self->mem + offset, byte))
 		return true;
 
@@ -131,78 +137,46 @@ static bool dma_arrives(FIXTURE_DATA(dmabuf_import) *self, u64 offset)
 	return false;
 }
 
-static void map_fd(FIXTURE_DATA(dmabuf_import) *self, int fd)
+static int __map_fd(FIXTURE_DATA(dmabuf_import) *self, int fd)
 {
-	iommu_map_file(self->iommu, fd, 0, EXPORT_SIZE, self->iova);
+	return __iommu_map_file(self->iommu, fd, 0, EXPORT_SIZE, self->iova);
 }
 
-static void unmap(FIXTURE_DATA(dmabuf_import) *self)
-{
-	iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE);
-}
-
-static int map_again(FIXTURE_DATA(dmabuf_import) *self)
+static int map_elsewhere(FIXTURE_DATA(dmabuf_import) *self)
 {
 	return __iommu_map_file(self->iommu, self->fd, 0, page_size,
 				self->iova + SZ_1M);
 }
 
+#define ASSERT_MAP(_fd) ASSERT_EQ(0, __map_fd(self, (_fd)))
+#define ASSERT_UNMAP() \
+	ASSERT_EQ(0, __iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE))
+
+/* In both directions. The import holds the buffer, not the fd. */
 TEST_F(dmabuf_import, dma)
 {
-	map_fd(self, self->fd);
+	ASSERT_MAP(self->fd);
+	close_assert(self->fd);
 	ASSERT_TRUE(dma_arrives(self, 0));
 	ASSERT_TRUE(dma_arrives(self, EXPORT_SIZE - DMA_SIZE));
 	memset(self->mem + page_size, 0x42, DMA_SIZE);
-	dma_fetch(self, self->iova + page_size);
-	ASSERT_TRUE(filled_with(self->ram.vaddr + page_size, 0x42));
+	ASSERT_TRUE(filled_with(dma_fetch(self, self->iova + page_size), 0x42));
 
-	unmap(self);
+	ASSERT_UNMAP();
 	ASSERT_FALSE(dma_arrives(self, 0));
 }
 
-/* The memory type is for CPUs. */
-TEST_F(dmabuf_import, write_combining)
+/*
+ * iommufd takes a buffer of one range only; adjacent ranges are merged. The
+ * DMABUF under the mapping of a BAR is for CPUs.
+ */
+TEST_F(dmabuf_import, what_is_taken)
 {
-	int fd = __vfio_pci_dmabuf_export_range(self->ivshmem, self->bar,
-						O_RDWR | O_CLOEXEC,
-						VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC,
-						EXPORT_OFFSET, EXPORT_SIZE);
-
-	if (fd == -EOPNOTSUPP)
-		SKIP(return, "No write-combining on this machine");
-	ASSERT_LE(0, fd);
-	map_fd(self, fd);
-	ASSERT_TRUE(dma_arrives(self, 0));
-	vfio_pci_dmabuf_revoke(self->ivshmem, fd);
-	ASSERT_FALSE(dma_arrives(self, 0));
-}
-
-/* A part of the buffer, and nothing of what is around it */
-TEST_F(dmabuf_import, part_of_buffer)
-{
-	iommu_map_file(self->iommu, self->fd, page_size, page_size,
-		       self->iova + page_size);
-	ASSERT_TRUE(dma_arrives(self, page_size));
-	ASSERT_FALSE(dma_arrives(self, 0));
-	ASSERT_FALSE(dma_arrives(self, 2 * page_size));
-}
-
-TEST_F(dmabuf_import, beyond_buffer)
-{
-	struct iommu *iommu = self->iommu;
-
-	ASSERT_EQ(-EINVAL, __iommu_map_file(iommu, self->fd, 0,
-					    EXPORT_SIZE + page_size,
-					    self->iova));
-	ASSERT_EQ(-EINVAL, __iommu_map_file(iommu, self->fd, EXPORT_SIZE,
-					    page_size, self->iova));
-	ASSERT_EQ(-EOVERFLOW, __iommu_map_file(iommu, self->fd, -page_size,
-					       2 * page_size, self->iova));
-}
-
-/* iommufd takes a buffer of one range only; ranges that follow each other are one. */
-TEST_F(dmabuf_import, two_ranges)
-{
+	struct dma_region bar = {
+		.vaddr = self->mem,
+		.size = EXPORT_SIZE,
+		.iova = self->iova,
+	};
 	struct vfio_region_dma_range ranges[] = {
 		{ 8 * page_size, page_size },
 		{ 4 * page_size, page_size },
@@ -214,85 +188,65 @@ TEST_F(dmabuf_import, two_ranges)
 
 	ASSERT_EQ(-EOPNOTSUPP, __iommu_map_file(self->iommu, two, 0,
 						2 * page_size, self->iova));
-	map_fd(self, one);
+	ASSERT_EQ(-EFAULT, __iommu_map(self->iommu, &bar));
+	ASSERT_MAP(one);
 	ASSERT_TRUE(dma_arrives(self, page_size - DMA_SIZE / 2));
 }
 
-/* For writes and reads of DMA, and of CPUs */
+/*
+ * For writes and reads of DMA, and for CPUs. The revoked buffer occupies its
+ * IOVAs until it is unmapped; then they can be used again.
+ */
 TEST_F(dmabuf_import, revoke)
 {
 	void *vaddr = mmap_shared(self->fd, 0, EXPORT_SIZE);
-	void *fetched = self->ram.vaddr + page_size;
+	int fd = export(self);
 
-	map_fd(self, self->fd);
+	ASSERT_MAP(self->fd);
 	dma_fill(self, self->iova, 0x77);
 	ASSERT_TRUE(filled_with(vaddr, 0x77));
-	dma_fetch(self, self->iova);
-	ASSERT_TRUE(filled_with(fetched, 0x77));
+	ASSERT_TRUE(filled_with(dma_fetch(self, self->iova), 0x77));
 
 	ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->ivshmem, self->fd));
 	ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, EXPORT_SIZE));
 	ASSERT_FALSE(dma_arrives(self, 0));
 	ASSERT_FALSE(dma_arrives(self, EXPORT_SIZE - DMA_SIZE));
 	memset(self->mem, 0x42, DMA_SIZE);
-	dma_fetch(self, self->iova);
-	ASSERT_EQ(NULL, memchr(fetched, 0x42, DMA_SIZE));
-
+	ASSERT_EQ(NULL, memchr(dma_fetch(self, self->iova), 0x42, DMA_SIZE));
 	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->ivshmem, self->fd));
-	ASSERT_EQ(-ENODEV, map_again(self));
-	ASSERT_EQ(0, __iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE));
-}
+	ASSERT_EQ(-ENODEV, map_elsewhere(self));
 
-/* The revoked buffer still has its place until it is unmapped. */
-TEST_F(dmabuf_import, ioas_is_usable_after_revoke)
-{
-	int fd = vfio_pci_dmabuf_export_range(self->ivshmem, self->bar,
-					      EXPORT_OFFSET, EXPORT_SIZE);
-
-	map_fd(self, self->fd);
-	vfio_pci_dmabuf_revoke(self->ivshmem, self->fd);
-	ASSERT_EQ(-EEXIST, __iommu_map_file(self->iommu, fd, 0, EXPORT_SIZE,
-					    self->iova));
-	unmap(self);
-	map_fd(self, fd);
+	ASSERT_EQ(-EEXIST, __map_fd(self, fd));
+	ASSERT_UNMAP();
+	ASSERT_MAP(fd);
 	ASSERT_TRUE(dma_arrives(self, 0));
 }
 
-/*
- * Two buffers over the same memory: the revoke of one leaves the other, and ends
- * both mappings of that one.
- */
+/* The revoke of a buffer, here mapped in part, leaves the other one alone. */
 TEST_F(dmabuf_import, other_buffer_goes_on)
 {
-	iova_t iova = iova_allocator_alloc(self->iova_allocator,
-					   2 * EXPORT_SIZE);
-	int fd = vfio_pci_dmabuf_export_range(self->ivshmem, self->bar,
-					      EXPORT_OFFSET, EXPORT_SIZE);
-	int i;
+	iova_t iova = iova_allocator_alloc(self->iova_allocator, page_size);
+	void *mem = self->mem + page_size;
+	int fd;
 
-	map_fd(self, self->fd);
-	for (i = 0; i < 2; i++) {
-		iommu_map_file(self->iommu, fd, 0, EXPORT_SIZE,
-			       iova + i * EXPORT_SIZE);
-		dma_fill(self, iova + i * EXPORT_SIZE, 0x55 + i);
-		ASSERT_TRUE(filled_with(self->mem, 0x55 + i));
-	}
+	/* The memory type is for CPUs. */
+	fd = __vfio_pci_dmabuf_export_range(self->ivshmem, self->bar,
+					    O_RDWR | O_CLOEXEC,
+					    VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC,
+					    EXPORT_OFFSET, EXPORT_SIZE);
+	if (fd == -EOPNOTSUPP)
+		fd = export(self);
+	ASSERT_LE(0, fd);
+
+	ASSERT_MAP(self->fd);
+	iommu_map_file(self->iommu, fd, page_size, page_size, iova);
+	dma_fill(self, iova, 0x55);
+	ASSERT_TRUE(filled_with(mem, 0x55));
 
 	vfio_pci_dmabuf_revoke(self->ivshmem, fd);
-	ASSERT_TRUE(dma_arrives(self, 0));
-	memset(self->mem, 0xee, DMA_SIZE);
-	for (i = 0; i < 2; i++) {
-		dma_fill(self, iova + i * EXPORT_SIZE, 0x57);
-		ASSERT_TRUE(filled_with(self->mem, 0xee));
-	}
-}
-
-/* The import holds the buffer, not the fd. */
-TEST_F(dmabuf_import, fd_closed)
-{
-	map_fd(self, self->fd);
-	close_assert(self->fd);
-	ASSERT_TRUE(dma_arrives(self, 0));
+	dma_fill(self, iova, 0x57);
+	ASSERT_TRUE(filled_with(mem, 0x55));
+	ASSERT_TRUE(dma_arrives(self, page_size));
 }
 
 static void memory_off_and_on(struct vfio_pci_device *device)
@@ -301,20 +255,9 @@ static void memory_off_and_on(struct vfio_pci_device *device)
 	vfio_pci_cmd_set(device, PCI_COMMAND_MEMORY);
 }
 
-static void reset(struct vfio_pci_device *device)
-{
-	if (device->info.flags & VFIO_DEVICE_FLAGS_RESET)
-		vfio_pci_device_reset(device);
-	else
-		memory_off_and_on(device);
-}
-
 static void hot_reset(struct vfio_pci_device *device)
 {
-	if (vfio_pci_hot_reset_is_ours(device))
-		VFIO_ASSERT_EQ(__vfio_pci_hot_reset(device), 0);
-	else
-		memory_off_and_on(device);
+	VFIO_ASSERT_EQ(__vfio_pci_hot_reset(device), 0);
 }
 
 static void low_power(struct vfio_pci_device *device)
@@ -330,142 +273,86 @@ static void low_power(struct vfio_pci_device *device)
 TEST_F(dmabuf_import, access_goes_and_comes)
 {
 	static void (* const fns[])(struct vfio_pci_device *device) = {
-		memory_off_and_on, reset, hot_reset, low_power,
+		memory_off_and_on, vfio_pci_device_reset, hot_reset,
+		low_power,
 	};
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(fns); i++) {
-		map_fd(self, self->fd);
+		ASSERT_MAP(self->fd);
 		ASSERT_TRUE(dma_arrives(self, 0));
 		fns[i](self->ivshmem);
-		ASSERT_FALSE(dma_arrives(self, 0)) TH_LOG("operation %d", i);
-		unmap(self);
+		ASSERT_FALSE(dma_arrives(self, 0)) {
+			TH_LOG("operation %d", i);
+		}
+		ASSERT_UNMAP();
 	}
-	map_fd(self, self->fd);
-	ASSERT_TRUE(dma_arrives(self, 0));
-}
 
-/* What gives access back, but for low power, does not give it to importers. */
-TEST_F(dmabuf_import, low_power_stays)
-{
-	ASSERT_EQ(0, __vfio_pci_low_power_entry(self->ivshmem));
-	ASSERT_EQ(-ENODEV, map_again(self));
-	vfio_pci_cmd_set(self->ivshmem, PCI_COMMAND_MEMORY);
-	ASSERT_EQ(-ENODEV, map_again(self));
-	hot_reset(self->ivshmem);
-	ASSERT_EQ(-ENODEV, map_again(self));
-
-	ASSERT_EQ(0, __vfio_pci_low_power_exit(self->ivshmem));
-	map_fd(self, self->fd);
-	ASSERT_TRUE(dma_arrives(self, 0));
-}
-
-/* Revoked while the import has lost it already, and permanently then */
-TEST_F(dmabuf_import, revoke_while_memory_disabled)
-{
-	map_fd(self, self->fd);
+	/* Revoked while the import has lost it already, and permanently then */
+	ASSERT_MAP(self->fd);
 	vfio_pci_cmd_clear(self->ivshmem, PCI_COMMAND_MEMORY);
-	ASSERT_EQ(-ENODEV, map_again(self));
+	ASSERT_EQ(-ENODEV, map_elsewhere(self));
 	ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->ivshmem, self->fd));
 	vfio_pci_cmd_set(self->ivshmem, PCI_COMMAND_MEMORY);
 	ASSERT_FALSE(dma_arrives(self, 0));
-	ASSERT_EQ(-ENODEV, map_again(self));
+	ASSERT_EQ(-ENODEV, map_elsewhere(self));
+}
+
+/* During low power nothing that restores access restores it to importers. */
+TEST_F(dmabuf_import, low_power_stays)
+{
+	ASSERT_EQ(0, __vfio_pci_low_power_entry(self->ivshmem));
+	ASSERT_EQ(-ENODEV, map_elsewhere(self));
+	vfio_pci_cmd_set(self->ivshmem, PCI_COMMAND_MEMORY);
+	ASSERT_EQ(-ENODEV, map_elsewhere(self));
+	hot_reset(self->ivshmem);
+	ASSERT_EQ(-ENODEV, map_elsewhere(self));
+
+	ASSERT_EQ(0, __vfio_pci_low_power_exit(self->ivshmem));
+	ASSERT_MAP(self->fd);
+	ASSERT_TRUE(dma_arrives(self, 0));
 }
 
 /* An import does not keep the exporting device open, and loses it. */
 TEST_F(dmabuf_import, device_closed)
 {
-	map_fd(self, self->fd);
+	ASSERT_MAP(self->fd);
 	vfio_pci_device_cleanup(self->ivshmem);
 	self->ivshmem = vfio_pci_device_init(ivshmem_bdf, self->iommu);
 	self->mem = self->ivshmem->bars[self->bar].vaddr + EXPORT_OFFSET;
 	ASSERT_FALSE(dma_arrives(self, 0));
-	ASSERT_EQ(-ENODEV, map_again(self));
+	ASSERT_EQ(-ENODEV, map_elsewhere(self));
 }
 
-/* The DMABUFs under BAR mappings are for CPUs. */
-TEST_F(dmabuf_import, bar_mapping_is_not_importable)
+/*
+ * VFIO's own IOMMU interface maps a BAR by its mapping, without a DMABUF. That
+ * of a DMABUF is refused, as a revoke could not end it.
+ */
+TEST(mapping_of_dmabuf_is_refused)
 {
-	struct dma_region region = {
-		.vaddr = self->mem,
-		.size = EXPORT_SIZE,
-		.iova = self->iova,
-	};
+	FIXTURE_DATA(dmabuf_import) data = {}, *self = &data;
+	const char *reason = dma_setup(self, MODE_VFIO_TYPE1V2_IOMMU);
+	struct dma_region region = { .size = SZ_4M };
+	u64 offset = SZ_4M - page_size;
 
-	ASSERT_EQ(-EFAULT, __iommu_map(self->iommu, &region));
-}
+	int fd;
 
-/* VFIO's own IOMMU interface takes a BAR by its mapping, without a DMABUF. */
-FIXTURE(bar_dma) {
-	struct iommu *iommu;
-	struct iova_allocator *iova_allocator;
-	struct vfio_pci_device *edu;
-	struct vfio_pci_device *ivshmem;
-	struct dma_region ram;
-	struct dma_region bar;
-	int index;
-};
+	if (reason)
+		SKIP(return, "%s", reason);
 
-FIXTURE_VARIANT(bar_dma) {
-	const char *iommu_mode;
-};
-
-FIXTURE_VARIANT_ADD(bar_dma, type1) {
-	.iommu_mode = MODE_VFIO_TYPE1_IOMMU,
-};
-
-FIXTURE_VARIANT_ADD(bar_dma, type1v2) {
-	.iommu_mode = MODE_VFIO_TYPE1V2_IOMMU,
-};
-
-FIXTURE_SETUP(bar_dma)
-{
-	if (!edu_bdf || !ivshmem_bdf)
-		SKIP(return, "No edu and ivshmem devices");
-
-	self->iommu = iommu_init(variant->iommu_mode);
-	self->ivshmem = vfio_pci_device_init(ivshmem_bdf, self->iommu);
-	self->iova_allocator = iova_allocator_init(self->iommu);
-	self->edu = edu_start(self->iommu, self->iova_allocator);
-	ram_map(self->iommu, self->iova_allocator, &self->ram, page_size);
-
-	self->index = vfio_pci_memory_bar(self->ivshmem, SZ_1M + SZ_4M);
-	ASSERT_GE(self->index, 0);
-	self->bar.vaddr = self->ivshmem->bars[self->index].vaddr + SZ_1M;
-	self->bar.size = SZ_4M;
-	self->bar.iova = iova_allocator_alloc(self->iova_allocator, SZ_4M);
-	iommu_map(self->iommu, &self->bar);
-}
-
-FIXTURE_TEARDOWN(bar_dma)
-{
-}
-
-/* A revoke could not end such a mapping: iommufd maps the DMABUF instead. */
-TEST_F(bar_dma, mapping_of_dmabuf_is_refused)
-{
-	int fd = vfio_pci_dmabuf_export_range(self->ivshmem, self->index, SZ_1M,
-					      SZ_4M);
-	struct dma_region region = {
-		.vaddr = mmap_shared(fd, 0, SZ_4M),
-		.size = SZ_4M,
-		.iova = iova_allocator_alloc(self->iova_allocator, SZ_4M),
-	};
-
+	fd = vfio_pci_dmabuf_export_range(self->ivshmem, self->bar, SZ_1M,
+					  SZ_4M);
+	region.vaddr = mmap_shared(fd, 0, SZ_4M);
+	region.iova = iova_allocator_alloc(self->iova_allocator, SZ_4M);
 	ASSERT_EQ(-EFAULT, __iommu_map(self->iommu, &region));
 	ASSERT_EQ(0, try_touch(region.vaddr));
 	ASSERT_EQ(-EFAULT, __iommu_map(self->iommu, &region));
-}
 
-TEST_F(bar_dma, dma_writes)
-{
-	u64 offset = self->bar.size - page_size;
-
-	memset(self->ram.vaddr, 0x66, DMA_SIZE);
-	memset(self->bar.vaddr + offset, 0xee, DMA_SIZE);
-	ASSERT_EQ(0, vfio_pci_driver_memcpy(self->edu, self->ram.iova,
-					    self->bar.iova + offset, DMA_SIZE));
-	ASSERT_TRUE(filled_with(self->bar.vaddr + offset, 0x66));
+	region.vaddr = self->ivshmem->bars[self->bar].vaddr + SZ_1M;
+	iommu_map(self->iommu, &region);
+	memset(region.vaddr + offset, 0xee, DMA_SIZE);
+	dma_fill(self, region.iova + offset, 0x66);
+	ASSERT_TRUE(filled_with(region.vaddr + offset, 0x66));
 }
 
 int main(int argc, char *argv[])

@@ -51,30 +51,6 @@ static bool started_with_nopat(void)
 	return strstr(line, "nopat");
 }
 
-/* The memory type is a number: no two of them can be had together. */
-TEST(layout_of_flags)
-{
-	struct iommu *iommu = iommu_init(default_iommu_mode);
-	struct vfio_pci_device *device = vfio_pci_device_init(device_bdf, iommu);
-	int bar = vfio_pci_largest_bar(device, page_size);
-	u32 type;
-
-	ASSERT_EQ(0xf0000000U, VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_MASK);
-	ASSERT_EQ(0U, UC);
-	ASSERT_EQ(0x10000000U, WC);
-	ASSERT_EQ(8, offsetof(struct vfio_device_feature_dma_buf, flags));
-	ASSERT_EQ(16, sizeof(struct vfio_device_feature_dma_buf));
-	if (!vfio_pci_dmabuf_supported(device))
-		SKIP(return, "No DMABUF export");
-
-	ASSERT_LE(0, bar);
-	for (type = 2; type < 16; type++)
-		ASSERT_EQ(-EINVAL,
-			  __vfio_pci_dmabuf_export_range(device, bar, O_RDWR,
-							 type << 28, 0,
-							 page_size));
-}
-
 /* Which BARs can be write-combining: any device, any machine */
 TEST(prefetchable_bars_only)
 {
@@ -140,6 +116,9 @@ FIXTURE_TEARDOWN_PARENT(memtype)
 		EXPECT_EQ(0, nr_wc_memtypes(self->start, self->end));
 }
 
+/* The kernel dumps all page tables for each look at an entry: that takes time. */
+#define TEST_MEMTYPE(_name) TEST_F_TIMEOUT(memtype, _name, 600)
+
 static int export_type(FIXTURE_DATA(memtype) *self, u32 type, u64 offset,
 		       u64 size)
 {
@@ -201,26 +180,19 @@ static void *map_bar(FIXTURE_DATA(memtype) *self, u64 offset, size_t size)
 	ASSERT_TYPE((_map) + (_to), (_size) - (_to), UC);			\
 } while (0)
 
-TEST_F(memtype, small_pages)
-{
-	int wc = export_type(self, WC, page_size, SZ_64K);
-	int uc = export_type(self, UC, SZ_1M, SZ_64K);
-
-	ASSERT_TYPE(mmap_shared(wc, 0, SZ_64K), SZ_64K, WC);
-	ASSERT_TYPE(mmap_shared(uc, 0, SZ_64K), SZ_64K, UC);
-	ASSERT_TYPE(map_bar(self, SZ_2M, SZ_64K), SZ_64K, UC);
-}
-
-TEST_F(memtype, pmds)
+TEST_MEMTYPE(small_pages_and_pmds)
 {
 	int fd = export_type(self, WC, SZ_4M, SZ_4M);
-	void *vaddr = mmap_shared_aligned(fd, 0, SZ_4M, SZ_2M, 0);
+	void *large = mmap_shared_aligned(fd, 0, SZ_4M, SZ_2M, 0);
+	void *small = mmap_shared_aligned(fd, 0, SZ_4M, SZ_2M, page_size);
 
-	ASSERT_TYPE(vaddr, SZ_4M, WC);
-	ASSERT_ENTRIES(vaddr, SZ_4M, 0, 2, 0);
+	ASSERT_TYPE(large, SZ_4M, WC);
+	ASSERT_ENTRIES(large, SZ_4M, 0, 2, 0);
+	ASSERT_TYPE(small, SZ_4M, WC);
+	ASSERT_ENTRIES(small, SZ_4M, 0, 0, 1024);
 }
 
-TEST_F(memtype, puds)
+TEST_MEMTYPE(puds)
 {
 	const size_t size = 2ULL * SZ_1G;
 	void *vaddr, *second;
@@ -260,7 +232,7 @@ static int export_pages(FIXTURE_DATA(memtype) *self, u32 nr)
 					ranges, nr);
 }
 
-TEST_F(memtype, many_ranges)
+TEST_MEMTYPE(many_ranges)
 {
 	u64 size = MAX_WC_RANGES * page_size;
 	int fd;
@@ -277,7 +249,7 @@ TEST_F(memtype, many_ranges)
 }
 
 /* All buffers of a device have a limit, too; what was closed does not count. */
-TEST_F(memtype, many_buffers)
+TEST_MEMTYPE(many_buffers)
 {
 	int fds[MAX_WC_BUFFERS];
 	int i;
@@ -296,7 +268,7 @@ TEST_F(memtype, many_buffers)
 }
 
 /* The same page more than once, and neighbours that are merged */
-TEST_F(memtype, ranges_overlap)
+TEST_MEMTYPE(ranges_overlap)
 {
 	struct vfio_region_dma_range ranges[] = {
 		{ .offset = 0, .length = SZ_64K },
@@ -316,70 +288,59 @@ TEST_F(memtype, ranges_overlap)
 }
 
 /*
- * Uncached mappings of the same pages have their type, whichever is first; those
- * next to them keep theirs, and when write-combining has ended large pages too.
+ * Uncached mappings of the same pages, of a BAR or DMABUF, have their type, made
+ * before or after; those next to them keep theirs, and when write-combining has
+ * ended large pages are possible again.
  */
-static void overlap(struct __test_metadata *_metadata,
-		    FIXTURE_DATA(memtype) *self, int fd, u64 offset, bool first)
+TEST_MEMTYPE(uncached_mapping_overlaps)
 {
-	void *map = NULL;
-	int wc;
+	int dmabuf = export_type(self, UC, 0, SZ_4M);
+	u64 offset;
+	void *map;
+	int i, fd, wc;
 
-	if (first) {
+	for (i = 0; i < 4; i++) {
+		bool before = i & 1, of_bar = i & 2;
+
+		TH_LOG("%s mapped %s", of_bar ? "BAR" : "DMABUF",
+		       before ? "before" : "after");
+		fd = of_bar ? self->device->fd : dmabuf;
+		offset = of_bar ? self->bar_offset : 0;
+		map = mmap_shared_aligned(fd, offset, SZ_4M, SZ_2M, 0);
+		if (before) {
+			ASSERT_TYPE(map, SZ_4M, UC);
+			ASSERT_ENTRIES(map, SZ_4M, 0, 2, 0);
+		}
+		wc = export_type(self, WC, SZ_1M, SZ_64K);
+		ASSERT_WC_SPAN(map, SZ_4M, SZ_1M, SZ_1M + SZ_64K);
+		ASSERT_ENTRIES(map, SZ_4M, 0, 1, 512);
+
+		if (before)
+			vfio_pci_dmabuf_revoke(self->device, wc);
+		close_assert(wc);
+		if (!before)
+			end_closed(self);
+		ASSERT_TYPE(map, SZ_4M, UC);
+		munmap_assert(map, SZ_4M);
+
 		map = mmap_shared_aligned(fd, offset, SZ_4M, SZ_2M, 0);
 		ASSERT_TYPE(map, SZ_4M, UC);
 		ASSERT_ENTRIES(map, SZ_4M, 0, 2, 0);
+		munmap_assert(map, SZ_4M);
 	}
-	wc = export_type(self, WC, SZ_1M, SZ_64K);
-	if (!first)
-		map = mmap_shared_aligned(fd, offset, SZ_4M, SZ_2M, 0);
-	ASSERT_WC_SPAN(map, SZ_4M, SZ_1M, SZ_1M + SZ_64K);
-	ASSERT_ENTRIES(map, SZ_4M, 0, 1, 512);
-
-	if (first)
-		vfio_pci_dmabuf_revoke(self->device, wc);
-	close_assert(wc);
-	if (!first)
-		end_closed(self);
-	ASSERT_TYPE(map, SZ_4M, UC);
-	munmap_assert(map, SZ_4M);
-
-	map = mmap_shared_aligned(fd, offset, SZ_4M, SZ_2M, 0);
-	ASSERT_TYPE(map, SZ_4M, UC);
-	ASSERT_ENTRIES(map, SZ_4M, 0, 2, 0);
 }
 
-TEST_F(memtype, bar_mapping_overlaps)
-{
-	overlap(_metadata, self, self->device->fd, self->bar_offset, true);
-	overlap(_metadata, self, self->device->fd, self->bar_offset, false);
-}
-
-TEST_F(memtype, uncached_dmabuf_overlaps)
-{
-	int fd = export_type(self, UC, 0, SZ_4M);
-
-	overlap(_metadata, self, fd, 0, true);
-	overlap(_metadata, self, fd, 0, false);
-}
-
-/* Mappings far from the pages take no new fault. */
-TEST_F(memtype, others_are_left_alone)
-{
-	void *vaddr = map_bar(self, SZ_4M, SZ_2M);
-
-	ASSERT_EQ(0, try_touch(vaddr));
-	vfio_pci_dmabuf_revoke(self->device,
-			       export_type(self, WC, 0, SZ_64K));
-	ASSERT_EQ(0, faults_to_touch(vaddr, page_size, page_size));
-}
-
-/* Pages of two buffers stay write-combining until the last of them goes. */
-TEST_F(memtype, two_buffers)
+/*
+ * Pages of two buffers stay write-combining until the last of them goes. Mappings
+ * far from the pages take no new fault.
+ */
+TEST_MEMTYPE(two_buffers)
 {
 	void *map = map_bar(self, 0, SZ_2M);
+	void *far = map_bar(self, SZ_4M, SZ_2M);
 	int fds[2];
 
+	ASSERT_EQ(0, try_touch(far));
 	fds[0] = export_type(self, WC, 0, SZ_64K);
 	fds[1] = export_type(self, WC, SZ_32K, SZ_64K);
 	ASSERT_WC_SPAN(map, SZ_2M, 0, SZ_64K + SZ_32K);
@@ -387,20 +348,7 @@ TEST_F(memtype, two_buffers)
 	ASSERT_WC_SPAN(map, SZ_2M, SZ_32K, SZ_64K + SZ_32K);
 	vfio_pci_dmabuf_revoke(self->device, fds[1]);
 	ASSERT_TYPE(map, SZ_2M, UC);
-}
-
-/* The mapping, too, keeps a buffer, and with it the type of its pages. */
-TEST_F(memtype, mapping_outlives_fd)
-{
-	int fd = export_type(self, WC, 0, SZ_64K);
-	void *vaddr = mmap_shared(fd, 0, SZ_64K);
-
-	close_assert(fd);
-	end_closed(self);
-	ASSERT_TYPE(vaddr, SZ_64K, WC);
-	munmap_assert(vaddr, SZ_64K);
-	end_closed(self);
-	ASSERT_EQ(0, nr_wc(self));
+	ASSERT_EQ(0, faults_to_touch(far, page_size, page_size));
 }
 
 static void export_another(FIXTURE_DATA(memtype) *self, int other)
@@ -428,7 +376,7 @@ static void reset(FIXTURE_DATA(memtype) *self, int other)
 }
 
 /* What ends that which closed buffers have left */
-TEST_F(memtype, end_of_closed_buffer)
+TEST_MEMTYPE(end_of_closed_buffer)
 {
 	static void (* const ends[])(FIXTURE_DATA(memtype) *self, int other) = {
 		export_another, revoke_other, switch_memory, reset,
@@ -450,7 +398,7 @@ TEST_F(memtype, end_of_closed_buffer)
 }
 
 /* Neither page protection nor access that goes and comes changes the type. */
-TEST_F(memtype, type_is_kept)
+TEST_MEMTYPE(type_is_kept)
 {
 	int fd = export_type(self, WC, 0, SZ_64K);
 	void *vaddr = mmap_shared(fd, 0, SZ_64K);
@@ -476,7 +424,7 @@ TEST_F(memtype, type_is_kept)
 }
 
 /* Close ends it for what is mapped and for what was closed. */
-TEST_F(memtype, close_of_device)
+TEST_MEMTYPE(close_of_device)
 {
 	int fd = export_type(self, WC, 0, SZ_64K);
 	void *vaddr = mmap_shared(fd, 0, SZ_64K);
@@ -520,7 +468,7 @@ static void fill(u8 *data, size_t size, u8 seed)
  * read() and write() of the region do the same in pages of either type, across
  * their edges, at odd offsets, and leave nothing in a write buffer.
  */
-TEST_F(memtype, read_and_write)
+TEST_MEMTYPE(read_and_write)
 {
 	static const struct {
 		u64 offset;
@@ -575,6 +523,7 @@ static int ioeventfd(FIXTURE_DATA(memtype) *self, u64 offset, u64 data, int fd)
 	       -errno : 0;
 }
 
+/* The write may be left to a thread of the kernel. */
 static bool ioeventfd_writes(FIXTURE_DATA(memtype) *self, u64 offset, int fd,
 			     u32 expected)
 {
@@ -583,7 +532,7 @@ static bool ioeventfd_writes(FIXTURE_DATA(memtype) *self, u64 offset, int fd,
 
 	region_rw(self, true, offset, &val, sizeof(val));
 	VFIO_ASSERT_EQ(eventfd_write(fd, 1), 0);
-	for (ms = 0; ms < 1000 && val != expected; ms++) {
+	for (ms = 0; ms < JOB_ENDS_MS && val != expected; ms++) {
 		region_rw(self, false, offset, &val, sizeof(val));
 		usleep(1000);
 	}
@@ -591,35 +540,33 @@ static bool ioeventfd_writes(FIXTURE_DATA(memtype) *self, u64 offset, int fd,
 	return val == expected;
 }
 
-/* It works in a page of either type, and while the type changes. */
-TEST_F(memtype, ioeventfd)
+/* It works in a page of either type, registered before or after the type changes. */
+TEST_MEMTYPE(ioeventfd)
 {
 	int event = eventfd(0, EFD_CLOEXEC);
 	u64 offset = SZ_1M + SZ_32K + 8;
-	int first, fd;
+	int fd;
 
-	for (first = 0; first < 2; first++) {
-		if (first) {
-			ASSERT_EQ(0, ioeventfd(self, offset, 0x1234, event));
-			ASSERT_TRUE(ioeventfd_writes(self, offset, event,
-						     0x1234));
-		}
-		fd = export_type(self, WC, SZ_1M, SZ_64K);
-		if (!first)
-			ASSERT_EQ(0, ioeventfd(self, offset, 0x1234, event));
-		ASSERT_TRUE(ioeventfd_writes(self, offset, event, 0x1234));
-		ASSERT_EQ(1, nr_wc(self));
-		ASSERT_TYPE(mmap_shared(fd, 0, SZ_64K), SZ_64K, WC);
-		vfio_pci_dmabuf_revoke(self->device, fd);
-		ASSERT_TRUE(ioeventfd_writes(self, offset, event, 0x1234));
-		ASSERT_EQ(0, ioeventfd(self, offset, 0x1234, -1));
-	}
+	ASSERT_EQ(0, ioeventfd(self, offset, 0x1234, event));
+	ASSERT_TRUE(ioeventfd_writes(self, offset, event, 0x1234));
+	fd = export_type(self, WC, SZ_1M, SZ_64K);
+	ASSERT_TRUE(ioeventfd_writes(self, offset, event, 0x1234));
+	ASSERT_EQ(0, ioeventfd(self, offset, 0x1234, -1));
+	ASSERT_EQ(0, ioeventfd(self, offset, 0x1234, event));
+	ASSERT_TRUE(ioeventfd_writes(self, offset, event, 0x1234));
+
+	ASSERT_EQ(1, nr_wc(self));
+	ASSERT_TYPE(mmap_shared(fd, 0, SZ_64K), SZ_64K, WC);
+	vfio_pci_dmabuf_revoke(self->device, fd);
+	ASSERT_TRUE(ioeventfd_writes(self, offset, event, 0x1234));
 }
 
 /* Does something over and over, and counts. */
 struct racer {
 	FIXTURE_DATA(memtype) *self;
 	void (*fn)(struct racer *racer);
+	void *vaddr;
+	pthread_barrier_t *barrier;
 	pthread_t thread;
 	bool stop;
 	u64 nr;
@@ -636,9 +583,10 @@ static void *racer_main(void *arg)
 }
 
 static void racer_start(FIXTURE_DATA(memtype) *self, struct racer *racer,
-			void (*fn)(struct racer *racer))
+			void (*fn)(struct racer *racer),
+			pthread_barrier_t *barrier)
 {
-	*racer = (struct racer){ .self = self, .fn = fn };
+	*racer = (struct racer){ .self = self, .fn = fn, .barrier = barrier };
 	VFIO_ASSERT_EQ(pthread_create(&racer->thread, NULL, racer_main, racer),
 		       0);
 }
@@ -676,9 +624,9 @@ static void touch_bar(struct racer *racer)
 /*
  * Whatever happens to the pages at the same time: when an export has returned they
  * are write-combining, and when a revoke has returned they are uncached, in new
- * mappings and in old ones.
+ * mappings and in old ones. Not each round reads the page tables, which is slow.
  */
-TEST_F_TIMEOUT(memtype, races, 300)
+TEST_MEMTYPE(races)
 {
 	void *map = map_bar(self, SZ_1M, SZ_64K);
 	u32 i, rounds = 6 * nr_rounds();
@@ -686,83 +634,73 @@ TEST_F_TIMEOUT(memtype, races, 300)
 	void *vaddr;
 	int fd;
 
-	racer_start(self, &racers[0], rw_around_edge);
-	racer_start(self, &racers[1], touch_bar);
+	racer_start(self, &racers[0], rw_around_edge, NULL);
+	racer_start(self, &racers[1], touch_bar, NULL);
 	for (i = 0; i < rounds; i++) {
+		bool look = !(i % 5), revoke = i % 2;
+
 		fd = export_type(self, WC, SZ_1M, SZ_64K);
-		vaddr = mmap_shared(fd, 0, SZ_64K);
-		ASSERT_TYPE(vaddr, SZ_64K, WC);
-		ASSERT_TYPE(map, SZ_64K, WC);
-		if (i % 2)
+		if (look) {
+			vaddr = mmap_shared(fd, 0, SZ_64K);
+			ASSERT_TYPE(vaddr, SZ_64K, WC);
+			ASSERT_TYPE(map, SZ_64K, WC);
+			munmap_assert(vaddr, SZ_64K);
+		}
+		if (revoke)
 			vfio_pci_dmabuf_revoke(self->device, fd);
-		munmap_assert(vaddr, SZ_64K);
 		close_assert(fd);
-		if (!(i % 2))
+		if (!revoke)
 			end_closed(self);
-		ASSERT_TYPE(map, SZ_64K, UC);
+		ASSERT_EQ(0, nr_wc(self));
+		if (look)
+			ASSERT_TYPE(map, SZ_64K, UC);
 	}
 	ASSERT_TRUE(racer_stop(&racers[0]));
 	ASSERT_TRUE(racer_stop(&racers[1]));
 }
 
-struct neighbour {
-	pthread_barrier_t *barrier;
-	void *vaddr;
-	int nr_wrong;
-};
-
-static void *neighbour_main(void *arg)
+static void touch_in_step(struct racer *racer)
 {
-	struct neighbour *neighbour = arg;
-
-	while (pthread_barrier_wait(neighbour->barrier), neighbour->vaddr) {
-		if (try_touch_pages(neighbour->vaddr, page_size))
-			neighbour->nr_wrong++;
-		pthread_barrier_wait(neighbour->barrier);
-	}
-	return NULL;
+	pthread_barrier_wait(racer->barrier);
+	if (try_touch_pages(racer->vaddr, page_size))
+		racer->nr_wrong++;
+	pthread_barrier_wait(racer->barrier);
 }
 
 /*
  * Two threads touch pages of what one large page could map, while the buffer that
  * forbids that page is revoked: one fault may find what the other has inserted.
  */
-TEST_F_TIMEOUT(memtype, end_against_faults_of_neighbours, 300)
+TEST_MEMTYPE(end_against_faults_of_neighbours)
 {
-	pthread_barrier_t barrier;
-	struct neighbour neighbours[2] = { { &barrier }, { &barrier } };
 	u32 i, rounds = nr_rounds() * 10;
-	pthread_t threads[2];
+	pthread_barrier_t barrier;
+	struct racer racers[2];
 	void *map;
 	int j, fd;
 
 	pthread_barrier_init(&barrier, NULL, 3);
 	for (j = 0; j < 2; j++)
-		ASSERT_EQ(0, pthread_create(&threads[j], NULL, neighbour_main,
-					    &neighbours[j]));
+		racer_start(self, &racers[j], touch_in_step, &barrier);
 
 	for (i = 0; i < rounds; i++) {
 		map = map_bar(self, 0, SZ_2M);
-		neighbours[0].vaddr = map;
-		neighbours[1].vaddr = map + SZ_1M - page_size;
+		racers[0].vaddr = map;
+		racers[1].vaddr = map + SZ_1M - page_size;
 		fd = export_type(self, WC, SZ_1M, SZ_64K);
 
 		pthread_barrier_wait(&barrier);
 		usleep(i % 16);
 		vfio_pci_dmabuf_revoke(self->device, fd);
+		for (j = 0; j < 2; j++)
+			WRITE_ONCE(racers[j].stop, i + 1 == rounds);
 		pthread_barrier_wait(&barrier);
 
 		close_assert(fd);
 		munmap_assert(map, SZ_2M);
 	}
-
-	neighbours[0].vaddr = NULL;
-	neighbours[1].vaddr = NULL;
-	pthread_barrier_wait(&barrier);
-	for (j = 0; j < 2; j++) {
-		ASSERT_EQ(0, pthread_join(threads[j], NULL));
-		ASSERT_EQ(0, neighbours[j].nr_wrong);
-	}
+	ASSERT_TRUE(racer_stop(&racers[0]));
+	ASSERT_TRUE(racer_stop(&racers[1]));
 }
 
 static void export_and_close(struct racer *racer)
@@ -774,14 +712,14 @@ static void export_and_close(struct racer *racer)
  * What another buffer leaves when it is closed is ended by exports, also where it
  * overlaps pages of a buffer that exists as long as it is mapped.
  */
-TEST_F_TIMEOUT(memtype, close_against_export, 300)
+TEST_MEMTYPE(close_against_export)
 {
 	u32 i, rounds = nr_rounds();
 	struct racer racer;
 	void *vaddr = NULL;
 	int fd;
 
-	racer_start(self, &racer, export_and_close);
+	racer_start(self, &racer, export_and_close, NULL);
 	for (i = 0; i < rounds; i++) {
 		if (vaddr)
 			munmap_assert(vaddr, SZ_64K);

@@ -3,7 +3,6 @@
  * What an operator sees of DMABUFs: fdinfo and trace events. The latter need
  * CONFIG_VFIO_PCI_DMABUF_TEST and a kernel with trace events.
  */
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,6 +10,7 @@
 
 #include <sys/stat.h>
 
+#include <linux/dma-buf.h>
 #include <linux/pci_regs.h>
 #include <linux/vfio.h>
 
@@ -18,33 +18,46 @@
 
 #include "kselftest_harness.h"
 
-FIXTURE(dmabuf_fdinfo) {
+/* An instance for the trace events, which does not outlive the test */
+#define INSTANCE "/sys/kernel/tracing/instances/vfio_pci_dmabuf_test"
+
+FIXTURE(dmabuf_observe) {
 	DMABUF_FIXTURE;
+	int importer;
+	struct importer_guard *guard;
+	int fd;
 };
 
-FIXTURE_SETUP(dmabuf_fdinfo)
+FIXTURE_SETUP(dmabuf_observe)
 {
+	self->importer = importer_open();
+	if (self->importer >= 0)
+		self->guard = importer_guard_start(self->importer);
 	DMABUF_SETUP(self, false, 4 * page_size);
+	self->fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
+						page_size);
 }
 
-FIXTURE_TEARDOWN(dmabuf_fdinfo)
+FIXTURE_TEARDOWN_PARENT(dmabuf_observe)
 {
+	rmdir(INSTANCE);
 }
 
-#define ASSERT_STATE(_fd, _state) \
-	ASSERT_TRUE(vfio_pci_dmabuf_fdinfo_has((_fd), "state", (_state)))
+#define ASSERT_FDINFO(_fd, _key, _val) \
+	ASSERT_TRUE(vfio_pci_dmabuf_fdinfo_has((_fd), (_key), (_val)))
 
-/* Ranges are those of the region, merged. */
-TEST_F(dmabuf_fdinfo, keys)
+/* Ranges are those of the region, merged. No name adds to what is shown. */
+TEST_F(dmabuf_observe, keys)
 {
 	struct vfio_region_dma_range ranges[] = {
-		{ .offset = page_size, .length = page_size },
-		{ .offset = 2 * page_size, .length = page_size },
-		{ .offset = 0, .length = page_size },
+		{ page_size, page_size },
+		{ 2 * page_size, page_size },
+		{ 0, page_size },
 	};
 	int fd = vfio_pci_dmabuf_export(self->device, self->bar, ranges, 3);
 	char expected[512];
 
+	ioctl_assert(fd, DMA_BUF_SET_NAME, "x\nvfio-pci-state:\trevoked");
 	snprintf(expected, sizeof(expected),
 		 "device:\t%s\nstate:\tusable\nimporters:\t0\n"
 		 "memory-type:\tuncached\nregion:\t%d\nranges:\t2\n"
@@ -53,132 +66,100 @@ TEST_F(dmabuf_fdinfo, keys)
 	ASSERT_STREQ(expected, vfio_pci_dmabuf_fdinfo(fd));
 }
 
-TEST_F(dmabuf_fdinfo, memory_type)
+TEST_F(dmabuf_observe, memory_type)
 {
+	u32 flags = VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC;
 	int fd = __vfio_pci_dmabuf_export_range(self->device, self->bar, O_RDWR,
-						VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC,
-						0, page_size);
+						flags, 0, page_size);
 
 	if (fd == -EOPNOTSUPP)
 		SKIP(return, "No write-combining of this BAR");
 	ASSERT_LE(0, fd);
-	ASSERT_TRUE(vfio_pci_dmabuf_fdinfo_has(fd, "memory-type",
-					       "write-combining"));
+	ASSERT_FDINFO(fd, "memory-type", "write-combining");
 }
 
-TEST_F(dmabuf_fdinfo, state)
+TEST_F(dmabuf_observe, state)
 {
 	int revoked = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
 						   page_size);
-	int fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
-					      page_size);
 
 	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
-	ASSERT_STATE(fd, "temporarily revoked");
+	ASSERT_FDINFO(self->fd, "state", "temporarily revoked");
 	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
-	ASSERT_STATE(fd, "usable");
+	ASSERT_FDINFO(self->fd, "state", "usable");
 	vfio_pci_dmabuf_revoke(self->device, revoked);
-	ASSERT_STATE(revoked, "revoked");
-	ASSERT_STATE(fd, "usable");
+	ASSERT_FDINFO(revoked, "state", "revoked");
+	ASSERT_FDINFO(self->fd, "state", "usable");
 
 	dmabuf_test_close(&self->device);
-	ASSERT_STATE(fd, "device closed");
-	ASSERT_STATE(revoked, "device closed");
-	ASSERT_FALSE(vfio_pci_dmabuf_fdinfo_has(fd, "device", device_bdf));
+	ASSERT_FDINFO(self->fd, "state", "device closed");
+	ASSERT_FDINFO(revoked, "state", "device closed");
+	ASSERT_FALSE(vfio_pci_dmabuf_fdinfo_has(self->fd, "device",
+						device_bdf));
 }
 
-/* Trace events, in an instance of their own, which does not outlive the test */
-#define INSTANCE "/sys/kernel/tracing/instances/vfio_pci_dmabuf_test"
-
-FIXTURE(dmabuf_trace) {
-	DMABUF_FIXTURE;
-	int importer;
-	struct importer_guard *guard;
-	int fd;
-};
-
-FIXTURE_SETUP(dmabuf_trace)
+/* What the trace says of @event, after the number of the inode, or "" */
+static const char *trace_of(const char *event, int fd)
 {
-	self->importer = importer_open();
-	if (self->importer < 0)
-		SKIP(return, "No test importer");
-	self->guard = importer_guard_start(self->importer);
-	DMABUF_SETUP(self, true, page_size);
-	if (mkdir(INSTANCE, 0700) && errno != EEXIST)
-		SKIP(return, "No trace events");
-
-	ASSERT_EQ(0, write_file(INSTANCE "/events/vfio_pci/enable", 0, "1"));
-	self->fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
-						page_size);
-	importer_attach(self->importer, self->device, self->fd, 0);
-	ASSERT_EQ(0, importer_do(self->importer, VFIO_PCI_DMABUF_TEST_MAP));
-}
-
-FIXTURE_TEARDOWN_PARENT(dmabuf_trace)
-{
-	rmdir(INSTANCE);
-}
-
-/* What the trace says of @event, behind the name of the device, or NULL */
-static const char *trace_of(const char *event, u64 ino)
-{
-	static char line[512];
 	FILE *file = fopen(INSTANCE "/trace", "r");
+	const char *found = NULL;
+	static char line[512];
 	char start[128];
-	char *found = NULL;
+	struct stat st;
 
 	VFIO_ASSERT_NOT_NULL(file);
-	snprintf(start, sizeof(start), "vfio_pci_dma_buf_%s: %s: ino=%lu", event,
-		 device_bdf, ino);
-	while (!found && fgets(line, sizeof(line), file)) {
+	VFIO_ASSERT_EQ(fstat(fd, &st), 0);
+	snprintf(start, sizeof(start), "vfio_pci_dma_buf_%s: %s: ino=%lu ",
+		 event, device_bdf, st.st_ino);
+	while (!found && fgets(line, sizeof(line), file))
 		found = strstr(line, start);
-		if (found)
-			found += strlen(start);
-		/* Or it is only the beginning of another number */
-		if (found && !isspace(*found))
-			found = NULL;
-	}
 	VFIO_ASSERT_EQ(fclose(file), 0);
 
-	return found;
+	return found ? found + strlen(start) : "";
 }
 
 /* How long it took, if it succeeded; otherwise 0 */
-static u64 trace_ns(const char *event, u64 ino)
+static u64 trace_ns(const char *event, int fd)
 {
-	const char *found = trace_of(event, ino);
 	unsigned long long ns;
 	int ret;
 
-	if (!found || sscanf(found, " ns=%llu ret=%d", &ns, &ret) != 2 || ret)
+	if (sscanf(trace_of(event, fd), "ns=%llu ret=%d", &ns, &ret) != 2)
 		return 0;
-	return ns;
+	return ret ? 0 : ns;
 }
 
-/* What an operator sees of a revoke that waits, and of its end */
-TEST_F(dmabuf_trace, revoke)
+/* A revoke that waits, and its end */
+TEST_F(dmabuf_observe, trace)
 {
-	struct stat st;
+	static const char waiting[] = "revoked, waiting for importers";
 	struct job job;
+	u64 ns;
 
-	ASSERT_EQ(0, fstat(self->fd, &st));
+	if (!self->guard)
+		SKIP(return, "No test importer");
+	if (mkdir(INSTANCE, 0700) && errno != EEXIST)
+		SKIP(return, "No trace events");
+	ASSERT_EQ(0, write_file(INSTANCE "/events/vfio_pci/enable", 0, "1"));
+
+	importer_attach(self->importer, self->device, self->fd, 0);
+	ASSERT_EQ(0, importer_do(self->importer, VFIO_PCI_DMABUF_TEST_MAP));
 	job_start(&job, job_revoke, self->device, self->fd);
-	EXPECT_TRUE(vfio_pci_dmabuf_reaches_state(self->fd,
-						  "revoked, waiting for importers",
+	/* The wait has begun before that of job_waits() does. */
+	ASSERT_TRUE(vfio_pci_dmabuf_reaches_state(self->fd, waiting,
 						  JOB_ENDS_MS));
-	EXPECT_TRUE(job_waits(&job));
-	EXPECT_STREQ(" maps=1\n", trace_of("drain_begin", st.st_ino) ?: "");
-	EXPECT_EQ(NULL, trace_of("drain_end", st.st_ino));
-	EXPECT_EQ(NULL, trace_of("revoke", st.st_ino));
+	ASSERT_TRUE(job_waits(&job));
+	ASSERT_STREQ("maps=1\n", trace_of("drain_begin", self->fd));
+	ASSERT_STREQ("", trace_of("drain_end", self->fd));
+	ASSERT_STREQ("", trace_of("revoke", self->fd));
 
-	importer_do(self->importer, VFIO_PCI_DMABUF_TEST_UNMAP);
+	importer_release(self->importer);
 	importer_guard_stop(self->guard);
 	ASSERT_EQ(0, job_result(&job));
 
-	/* It had begun to wait before job_waits() did. */
-	ASSERT_LE(JOB_WAITS_MS * 1000000UL, trace_ns("drain_end", st.st_ino));
-	ASSERT_LE(trace_ns("drain_end", st.st_ino),
-		  trace_ns("revoke", st.st_ino));
+	ns = trace_ns("drain_end", self->fd);
+	ASSERT_LE(JOB_WAITS_MS * 1000000UL, ns);
+	ASSERT_LE(ns, trace_ns("revoke", self->fd));
 }
 
 int main(int argc, char *argv[])

@@ -71,14 +71,31 @@ static void *map_span(FIXTURE_DATA(page_size) *self, bool dmabuf, u64 offset,
 	return vaddr;
 }
 
-/* As many faults as entries: each maps one page, of the largest size that fits. */
-#define ASSERT_FAULTS(_vaddr, _size, _pud, _pmd, _pte) do {			\
-	ASSERT_EQ((_pud) + (_pmd) + (_pte),					\
-		  faults_to_touch((_vaddr), (_size), page_size));		\
-	ASSERT_ENTRIES((_vaddr), (_size), (_pud), (_pmd), (_pte));		\
+/* The kernel dumps all page tables for each look at an entry: that takes time. */
+#define TEST_PAGE_SIZE(_name) TEST_F_TIMEOUT(page_size, _name, 300)
+
+/*
+ * As many faults as entries: each maps one page, of the largest size that fits. All
+ * are uncached, not write-combining: with PAT that is PCD alone.
+ */
+#define ASSERT_FAULTS(_vaddr, _size, _pmd, _pte) do {				\
+	u64 __pmd = (_pmd), __pte = (_pte);					\
+	const void *__vaddr = (_vaddr);						\
+	struct page_table_info __info;						\
+	size_t __size = (_size);						\
+										\
+	ASSERT_EQ(__pmd + __pte,						\
+		  faults_to_touch(__vaddr, __size, page_size));			\
+	page_table_info(__vaddr, __size, &__info);				\
+	ASSERT_EQ(0, __info.nr_pud);						\
+	ASSERT_EQ(__pmd, __info.nr_pmd);					\
+	ASSERT_EQ(__pte, __info.nr_pte);					\
+	ASSERT_EQ(__size, __info.bytes_pcd);					\
+	ASSERT_EQ(0, __info.bytes_pwt);						\
+	ASSERT_EQ(0, __info.bytes_pat);						\
 } while (0)
 
-TEST_F(page_size, puds)
+TEST_PAGE_SIZE(puds)
 {
 	void *vaddr;
 
@@ -93,10 +110,10 @@ TEST_F(page_size, puds)
 	/* A whole PUD is there, but not where one can be. */
 	vaddr = map_span(self, variant->dmabuf, 0, SZ_1G + SZ_16M, SZ_1G,
 			 SZ_1G - SZ_2M);
-	ASSERT_FAULTS(vaddr, SZ_16M, 0, 8, 0);
+	ASSERT_FAULTS(vaddr, SZ_16M, 8, 0);
 }
 
-TEST_F(page_size, pmds_and_ptes)
+TEST_PAGE_SIZE(pmds_and_ptes)
 {
 	const struct {
 		u64 offset;
@@ -122,14 +139,14 @@ TEST_F(page_size, pmds_and_ptes)
 		       spans[i].misalign);
 		vaddr = map_span(self, variant->dmabuf, spans[i].offset,
 				 spans[i].size, SZ_2M, spans[i].misalign);
-		ASSERT_FAULTS(vaddr, spans[i].size, 0, spans[i].nr_pmd,
+		ASSERT_FAULTS(vaddr, spans[i].size, spans[i].nr_pmd,
 			      spans[i].nr_pte);
 		munmap_assert(vaddr, spans[i].size);
 	}
 }
 
 /* mmap() chooses addresses that allow large pages, and takes those of the caller. */
-TEST_F(page_size, address_of_the_kernel)
+TEST_PAGE_SIZE(address_of_the_kernel)
 {
 	void *vaddr, *free;
 	u64 offset = 0;
@@ -141,7 +158,7 @@ TEST_F(page_size, address_of_the_kernel)
 		ASSERT_NE(MAP_FAILED, mmap(NULL, page_size, PROT_READ,
 					   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
 		vaddr = mmap_shared(fd, offset, SZ_16M);
-		ASSERT_FAULTS(vaddr, SZ_16M, 0, 8, 0);
+		ASSERT_FAULTS(vaddr, SZ_16M, 8, 0);
 	}
 
 	/* With more room behind it than is mapped: that is how the kernel looks */
@@ -152,12 +169,12 @@ TEST_F(page_size, address_of_the_kernel)
 }
 
 /* A hole in the middle of a PMD leaves small pages, the others stay. */
-TEST_F(page_size, pmd_split_by_munmap)
+TEST_PAGE_SIZE(pmd_split_by_munmap)
 {
 	void *vaddr = map_span(self, variant->dmabuf, 0, SZ_4M, SZ_2M, 0);
 	void *hole = vaddr + SZ_2M + 5 * page_size;
 
-	ASSERT_FAULTS(vaddr, SZ_4M, 0, 2, 0);
+	ASSERT_FAULTS(vaddr, SZ_4M, 2, 0);
 	munmap_assert(hole, page_size);
 	ASSERT_EQ(SIGSEGV, try_touch(hole));
 	ASSERT_EQ(0, try_touch_pages(vaddr, SZ_2M + 5 * page_size));
@@ -166,83 +183,22 @@ TEST_F(page_size, pmd_split_by_munmap)
 }
 
 /* Nothing is mapped but by a fault. */
-TEST_F(page_size, pmds_come_back)
+TEST_PAGE_SIZE(pmds_come_back)
 {
 	void *vaddr = map_span(self, variant->dmabuf, 0, SZ_4M, SZ_2M, 0);
 
-	ASSERT_FAULTS(vaddr, SZ_4M, 0, 2, 0);
+	ASSERT_FAULTS(vaddr, SZ_4M, 2, 0);
 	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
 	ASSERT_ENTRIES(vaddr, SZ_4M, 0, 0, 0);
 	ASSERT_EQ(SIGBUS, try_touch(vaddr));
 	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
 	ASSERT_ENTRIES(vaddr, SZ_4M, 0, 0, 0);
-	ASSERT_FAULTS(vaddr, SZ_4M, 0, 2, 0);
-}
-
-/* Uncached, not write-combining: with PAT that is PCD alone. */
-TEST_F(page_size, entries_are_uncached)
-{
-	size_t size = SZ_4M + page_size;
-	void *vaddr = map_span(self, variant->dmabuf, 0, size, SZ_2M, 0);
-	struct page_table_info info;
-
-	ASSERT_EQ(0, try_touch_pages(vaddr, size));
-	page_table_info(vaddr, size, &info);
-	ASSERT_EQ(size, info.bytes);
-	ASSERT_EQ(size, info.bytes_pcd);
-	ASSERT_EQ(0, info.bytes_pwt);
-	ASSERT_EQ(0, info.bytes_pat);
+	ASSERT_FAULTS(vaddr, SZ_4M, 2, 0);
 }
 
 /* Several ranges: only a DMABUF has them. */
 FIXTURE(page_size_ranges) {
 	DMABUF_FIXTURE;
-};
-
-/* By the number of PMDs and PTEs that they take, and the first page of each */
-FIXTURE_VARIANT(page_size_ranges) {
-	struct vfio_region_dma_range ranges[5];
-	u64 nr_pmd;
-	u64 nr_pte;
-};
-
-FIXTURE_VARIANT_ADD(page_size_ranges, contiguous_ones_are_merged) {
-	.ranges = {
-		{ 0, SZ_1M }, { SZ_1M, SZ_512K }, { SZ_1M + SZ_512K, SZ_512K },
-		{ SZ_2M, SZ_1M }, { SZ_2M + SZ_1M, SZ_1M },
-	},
-	.nr_pmd = 2,
-};
-
-/* The first PMD; then the edge; then memory that fits no PMD */
-FIXTURE_VARIANT_ADD(page_size_ranges, no_pmd_across_an_edge) {
-	.ranges = { { 0, 3 * SZ_1M }, { SZ_8M, 3 * SZ_1M } },
-	.nr_pmd = 1,
-	.nr_pte = 1024,
-};
-
-FIXTURE_VARIANT_ADD(page_size_ranges, pmds_on_both_sides_of_an_edge) {
-	.ranges = { { SZ_4M, SZ_2M }, { 0, SZ_2M } },
-	.nr_pmd = 2,
-};
-
-/* Together they make up a PMD, but in the wrong order. */
-FIXTURE_VARIANT_ADD(page_size_ranges, reversed_neighbours) {
-	.ranges = { { SZ_1M, SZ_1M }, { 0, SZ_1M } },
-	.nr_pte = 512,
-};
-
-/* A small range in front shifts the rest so that nothing fits ... */
-FIXTURE_VARIANT_ADD(page_size_ranges, shifted_by_a_page) {
-	.ranges = { { SZ_8M, SZ_4K }, { 0, SZ_2M } },
-	.nr_pte = 513,
-};
-
-/* ... or to where it does. */
-FIXTURE_VARIANT_ADD(page_size_ranges, aligned_by_a_range_in_front) {
-	.ranges = { { SZ_8M, SZ_4K }, { SZ_4K, 2 * SZ_2M - SZ_4K } },
-	.nr_pmd = 1,
-	.nr_pte = 512,
 };
 
 FIXTURE_SETUP(page_size_ranges)
@@ -270,28 +226,58 @@ static bool shows_offset(FIXTURE_DATA(page_size_ranges) *self, const void *vaddr
 	return val == tag;
 }
 
-TEST_F(page_size_ranges, entries)
+#define MAX_RANGES 5
+
+TEST_F_TIMEOUT(page_size_ranges, entries, 300)
 {
-	size_t size = 0, end;
+	static const struct {
+		const char *name;
+		struct vfio_region_dma_range ranges[MAX_RANGES];
+		u64 nr_pmd;
+		u64 nr_pte;
+	} cases[] = {
+		{ "contiguous ones are merged", {
+			{ 0, SZ_1M }, { SZ_1M, SZ_512K },
+			{ SZ_1M + SZ_512K, SZ_512K }, { SZ_2M, SZ_1M },
+			{ SZ_2M + SZ_1M, SZ_1M } }, 2, 0 },
+		/* The first PMD; then the edge; then memory that fits no PMD */
+		{ "no PMD across an edge",
+			{ { 0, 3 * SZ_1M }, { SZ_8M, 3 * SZ_1M } }, 1, 1024 },
+		{ "PMDs on both sides of an edge",
+			{ { SZ_4M, SZ_2M }, { 0, SZ_2M } }, 2, 0 },
+		/* Together they make up a PMD, but in the wrong order. */
+		{ "reversed neighbours",
+			{ { SZ_1M, SZ_1M }, { 0, SZ_1M } }, 0, 512 },
+		/* A small range in front shifts the rest so that nothing fits ... */
+		{ "shifted by a page",
+			{ { SZ_8M, SZ_4K }, { 0, SZ_2M } }, 0, 513 },
+		/* ... or to where it does. */
+		{ "aligned by a range in front", {
+			{ SZ_8M, SZ_4K }, { SZ_4K, 2 * SZ_2M - SZ_4K } }, 1, 512 },
+	};
+	const struct vfio_region_dma_range *ranges;
+	size_t size, last;
 	void *vaddr;
-	u32 i, nr;
-	int fd;
+	int c, i, nr, fd;
 
-	for (nr = 0; nr < 5 && variant->ranges[nr].length; nr++)
-		size += variant->ranges[nr].length;
-	fd = vfio_pci_dmabuf_export(self->device, self->bar, variant->ranges,
-				    nr);
-	vaddr = mmap_shared_aligned(fd, 0, size, SZ_2M, 0);
-	ASSERT_FAULTS(vaddr, size, 0, variant->nr_pmd, variant->nr_pte);
+	for (c = 0; c < ARRAY_SIZE(cases); c++) {
+		TH_LOG("%s", cases[c].name);
+		ranges = cases[c].ranges;
+		size = 0;
+		for (nr = 0; nr < MAX_RANGES && ranges[nr].length; nr++)
+			size += ranges[nr].length;
+		fd = vfio_pci_dmabuf_export(self->device, self->bar, ranges,
+					    nr);
+		vaddr = mmap_shared_aligned(fd, 0, size, SZ_2M, 0);
+		ASSERT_FAULTS(vaddr, size, cases[c].nr_pmd, cases[c].nr_pte);
 
-	for (i = 0; i < nr; i++) {
-		u64 first = variant->ranges[i].offset;
-
-		end = variant->ranges[i].length;
-		ASSERT_TRUE(shows_offset(self, vaddr, first));
-		ASSERT_TRUE(shows_offset(self, vaddr + end - page_size,
-					 first + end - page_size));
-		vaddr += end;
+		for (i = 0; i < nr; i++) {
+			last = ranges[i].length - page_size;
+			ASSERT_TRUE(shows_offset(self, vaddr, ranges[i].offset));
+			ASSERT_TRUE(shows_offset(self, vaddr + last,
+						 ranges[i].offset + last));
+			vaddr += ranges[i].length;
+		}
 	}
 }
 

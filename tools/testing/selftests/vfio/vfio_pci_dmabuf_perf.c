@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What BAR mappings and DMABUFs cost, one line "NAME VALUE" per figure, "n/a"
- * where the kernel has no such thing: the program runs on kernels from before
- * mmap() and revoke of a DMABUF, to compare with.
+ * What BAR mappings and DMABUFs cost, one line "NAME VALUE" per figure. It is
+ * "n/a" on a kernel without mmap() or revoke of DMABUFs, to compare with.
  *
- * The costs are differences of the cycle counter. They are exact where that
- * counts instructions, in a guest of QEMU with -icount shift=0,sleep=off and
- * one CPU ("vmtest.sh -i"); on hardware take them for what such figures are.
+ * The figures are differences of the cycle counter, which are exact where that
+ * counts instructions: in QEMU with -icount shift=0,sleep=off and one CPU
+ * ("vmtest.sh -i").
  *
  * With an argument, the number of threads, only their throughput is measured,
  * in real time.
@@ -41,12 +40,12 @@
 #define MAX_RANGES	16384
 #define MAX_THREADS	16
 #define NR_MAPPINGS	4
-#define SPAN_SIZE	SZ_16M
-#define HUGE_BAR_SIZE	SZ_2G
 
 static struct vfio_pci_device *device;
 static size_t page_size;
 static u32 bar;
+static u64 bar_offset;
+/* A kernel with REVOKE has mmap() of DMABUFs, too. */
 static bool can_mmap, can_revoke;
 
 /* An unused page of address space whose page table stays for its neighbours */
@@ -67,33 +66,26 @@ static u64 cycles(void)
 #endif
 }
 
+static u64 now_ns(clockid_t clock)
+{
+	struct timespec ts;
+
+	VFIO_ASSERT_EQ(clock_gettime(clock, &ts), 0);
+	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
+}
+
 static void touch(const void *vaddr)
 {
 	READ_ONCE(*(const u8 *)vaddr);
 }
 
-static long nr_faults(void)
-{
-	struct rusage usage;
-
-	VFIO_ASSERT_EQ(getrusage(RUSAGE_THREAD, &usage), 0);
-	return usage.ru_minflt;
-}
-
-static void print(const char *name, u64 value)
-{
-	printf("%s %llu\n", name, (unsigned long long)value);
-}
-
-static void print_na(const char *name)
-{
-	printf("%s n/a\n", name);
-}
-
-static void print_mean(const char *name, u64 sum, u64 nr)
-{
-	printf("%s %.1f\n", name, (double)sum / nr);
-}
+#define print(_value, _name, ...) \
+	printf(_name " %llu\n", ##__VA_ARGS__, (unsigned long long)(_value))
+#define print_mean(_sum, _nr, _name, ...) \
+	printf(_name " %.1f\n", ##__VA_ARGS__, (double)(_sum) / (_nr))
+#define print_median(_values, _name, ...) \
+	print(median(_values, ARRAY_SIZE(_values)), _name, ##__VA_ARGS__)
+#define print_na(_name, ...) printf(_name " n/a\n", ##__VA_ARGS__)
 
 static int compare(const void *a, const void *b)
 {
@@ -102,11 +94,11 @@ static int compare(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* A tick of the timer or a refill of a slab now and then is left out by this */
-static void print_median(const char *name, u64 *values, int nr)
+/* Leaves out a tick of the timer or a refill of a slab now and then */
+static u64 median(u64 *values, int nr)
 {
 	qsort(values, nr, sizeof(*values), compare);
-	print(name, values[nr / 2]);
+	return values[nr / 2];
 }
 
 static void prepare_export(u32 nr_ranges)
@@ -144,36 +136,29 @@ static int export_assert(void)
 {
 	int fd = export_prepared();
 
-	VFIO_ASSERT_GE(fd, 0, "Export failed: %s\n", strerror(errno));
+	VFIO_ASSERT_GE(fd, 0);
 	return fd;
 }
 
 static void *map_at(void *vaddr, int fd, u64 offset, size_t size)
 {
 	return mmap(vaddr, size, PROT_READ | PROT_WRITE,
-		    MAP_SHARED | (vaddr ? MAP_FIXED : 0), fd, offset);
+		    MAP_SHARED | MAP_FIXED, fd, offset);
 }
 
-static void *map_assert(void *vaddr, int fd, u64 offset, size_t size)
+static void map_assert(void *vaddr, int fd, u64 offset, size_t size)
 {
-	vaddr = map_at(vaddr, fd, offset, size);
-	VFIO_ASSERT_NE(vaddr, MAP_FAILED, "mmap failed: %s\n", strerror(errno));
-	return vaddr;
+	VFIO_ASSERT_EQ(map_at(vaddr, fd, offset, size), vaddr);
 }
 
-static u64 bar_offset(u64 offset)
+/* Reserve address space, and use the first page so that its page table stays. */
+static void *reserve(size_t size)
 {
-	return vfio_pci_region_offset(device, bar) + offset;
-}
-
-static void make_hole(void)
-{
-	u8 *vaddr = mmap_reserve(SZ_2M, SZ_2M, 0);
+	void *vaddr = mmap_reserve(size, SZ_2M, 0);
 
 	VFIO_ASSERT_EQ(mprotect(vaddr, page_size, PROT_READ | PROT_WRITE), 0);
-	*vaddr = 1;
-	hole = vaddr + 16 * page_size;
-	VFIO_ASSERT_EQ(munmap(hole, page_size), 0);
+	*(u8 *)vaddr = 1;
+	return vaddr;
 }
 
 static void find_features(void)
@@ -183,8 +168,7 @@ static void find_features(void)
 
 	prepare_export(1);
 	fd = export_assert();
-	vaddr = map_at(NULL, fd, 0, page_size);
-	can_mmap = vaddr != MAP_FAILED;
+	can_mmap = !__mmap_shared(fd, 0, page_size, PROT_READ, &vaddr);
 	can_revoke = !__vfio_pci_dmabuf_revoke_fd(device->fd, fd);
 	if (can_mmap)
 		munmap_assert(vaddr, page_size);
@@ -211,25 +195,11 @@ static void one_page_faults(const char *name, int fd, u64 offset, u64 stride)
 		sum += touch_each_page(hole, 1);
 		munmap_assert(hole, page_size);
 	}
-	print_mean(name, sum, NR_FAULTS);
-}
-
-static void measure_one_page_faults(void)
-{
-	int fd;
-
-	one_page_faults("fault_bar", device->fd, bar_offset(0), page_size);
-	if (!can_mmap)
-		return print_na("fault_dmabuf");
-
-	prepare_export(1);
-	fd = export_assert();
-	one_page_faults("fault_dmabuf", fd, 0, 0);
-	close_assert(fd);
+	print_mean(sum, NR_FAULTS, "%s", name);
 }
 
 /* Means over all ranges of a buffer of one-page ranges */
-static void range_faults(const char *name, void *vaddr, u32 nr_ranges)
+static void range_faults(void *vaddr, u32 nr_ranges)
 {
 	u32 rounds = nr_ranges < NR_FAULTS ? NR_FAULTS / nr_ranges : 1;
 	size_t size = nr_ranges * page_size;
@@ -243,31 +213,25 @@ static void range_faults(const char *name, void *vaddr, u32 nr_ranges)
 		sum += touch_each_page(vaddr, nr_ranges);
 		munmap_assert(vaddr, size);
 	}
-	print_mean(name, sum, (u64)rounds * nr_ranges);
+	print_mean(sum, (u64)rounds * nr_ranges, "fault_ranges_%u", nr_ranges);
 	close_assert(fd);
 }
 
 static void measure_range_faults(void)
 {
-	char name[32];
 	void *vaddr;
 	u32 nr;
 
 	/*
-	 * All at one address, with the same neighbours: where a mapping is in
-	 * the tree of VMAs makes more of a difference than the ranges. Behind
-	 * a page that keeps the first page table, out of reach of huge pages.
+	 * All at one address, as the place of a mapping in the tree of VMAs
+	 * makes more of a difference than the ranges; out of reach of huge pages.
 	 */
-	vaddr = mmap_reserve((MAX_RANGES + 2) * page_size, SZ_2M, 0);
-	VFIO_ASSERT_EQ(mprotect(vaddr, page_size, PROT_READ | PROT_WRITE), 0);
-	*(u8 *)vaddr = 1;
-
+	vaddr = reserve((MAX_RANGES + 2) * page_size);
 	for (nr = 1; nr <= MAX_RANGES; nr *= 2) {
-		snprintf_assert(name, sizeof(name), "fault_ranges_%u", nr);
 		if (can_mmap)
-			range_faults(name, vaddr + page_size, nr);
+			range_faults(vaddr + page_size, nr);
 		else
-			print_na(name);
+			print_na("fault_ranges_%u", nr);
 	}
 	munmap_assert(vaddr, (MAX_RANGES + 2) * page_size);
 }
@@ -277,7 +241,6 @@ static void map_cycle(const char *what, int fd, u64 offset)
 {
 	u64 map[NR_ROUNDS], fault[NR_ROUNDS], unmap[NR_ROUNDS], sum[NR_ROUNDS];
 	u64 t[4], start;
-	char name[32];
 	int i;
 
 	for (i = 0; i < NR_ROUNDS; i++) {
@@ -294,14 +257,10 @@ static void map_cycle(const char *what, int fd, u64 offset)
 		unmap[i] = t[3] - t[2];
 		sum[i] = t[3] - t[0];
 	}
-	snprintf_assert(name, sizeof(name), "%s_mmap", what);
-	print_median(name, map, NR_ROUNDS);
-	snprintf_assert(name, sizeof(name), "%s_first_fault", what);
-	print_median(name, fault, NR_ROUNDS);
-	snprintf_assert(name, sizeof(name), "%s_munmap", what);
-	print_median(name, unmap, NR_ROUNDS);
-	snprintf_assert(name, sizeof(name), "%s_cycle", what);
-	print_median(name, sum, NR_ROUNDS);
+	print_median(map, "%s_mmap", what);
+	print_median(fault, "%s_first_fault", what);
+	print_median(unmap, "%s_munmap", what);
+	print_median(sum, "%s_cycle", what);
 
 	start = cycles();
 	for (i = 0; i < NR_FAULTS; i++) {
@@ -309,26 +268,28 @@ static void map_cycle(const char *what, int fd, u64 offset)
 		touch(hole);
 		munmap(hole, page_size);
 	}
-	snprintf_assert(name, sizeof(name), "%s_cycle_mean", what);
-	print_mean(name, cycles() - start, NR_FAULTS);
+	print_mean(cycles() - start, NR_FAULTS, "%s_cycle_mean", what);
 }
 
-static void measure_map_cycle(void)
+static void measure_one_page(void)
 {
-	int fd;
+	static const char * const names[] = {
+		"fault_dmabuf", "dmabuf_mmap", "dmabuf_first_fault",
+		"dmabuf_munmap", "dmabuf_cycle", "dmabuf_cycle_mean",
+	};
+	int fd, i;
 
-	map_cycle("bar", device->fd, bar_offset(0));
-	if (!can_mmap) {
-		print_na("dmabuf_mmap");
-		print_na("dmabuf_first_fault");
-		print_na("dmabuf_munmap");
-		print_na("dmabuf_cycle");
-		print_na("dmabuf_cycle_mean");
+	one_page_faults("fault_bar", device->fd, bar_offset, page_size);
+	map_cycle("bar", device->fd, bar_offset);
+
+	for (i = 0; i < ARRAY_SIZE(names) && !can_mmap; i++)
+		print_na("%s", names[i]);
+	if (!can_mmap)
 		return;
-	}
 
 	prepare_export(1);
 	fd = export_assert();
+	one_page_faults("fault_dmabuf", fd, 0, 0);
 	map_cycle("dmabuf", fd, 0);
 	close_assert(fd);
 }
@@ -350,48 +311,44 @@ static void measure_export(void)
 		export[i] = t[1] - t[0];
 		closing[i] = t[2] - t[1];
 	}
-	print_median("export", export, NR_ROUNDS);
-	print_median("close", closing, NR_ROUNDS);
+	print_median(export, "export");
+	print_median(closing, "close");
 
 	t[0] = cycles();
 	for (i = 0; i < NR_FAULTS; i++)
 		close(export_prepared());
-	print_mean("export_close_mean", cycles() - t[0], NR_FAULTS);
+	print_mean(cycles() - t[0], NR_FAULTS, "export_close_mean");
 }
 
-static void revokes(const char *name, bool mapped)
+static u64 revoke_cycles(bool mapped)
 {
 	u64 values[NR_ROUNDS], start;
-	void *vaddr;
 	int fd, i;
-
-	if (!can_revoke || (mapped && !can_mmap))
-		return print_na(name);
 
 	prepare_export(1);
 	for (i = 0; i < NR_ROUNDS; i++) {
 		fd = export_assert();
 		if (mapped) {
-			vaddr = map_assert(hole, fd, 0, page_size);
-			touch(vaddr);
+			map_assert(hole, fd, 0, page_size);
+			touch(hole);
 		}
 		start = cycles();
 		__vfio_pci_dmabuf_revoke_fd(device->fd, fd);
 		values[i] = cycles() - start;
 		if (mapped)
-			munmap_assert(vaddr, page_size);
+			munmap_assert(hole, page_size);
 		close_assert(fd);
 	}
-	print_median(name, values, NR_ROUNDS);
+
+	return median(values, NR_ROUNDS);
 }
 
-/* Revoke while @nr other buffers are mapped, which are not to notice */
+/* Revoke while @nr other buffers are mapped, which must not take new faults */
 static void revoke_among(u32 nr)
 {
 	static int fds[MAX_BUFFERS];
-	char name[32];
 	void *vaddr;
-	long faults;
+	u64 faults;
 	u32 i;
 
 	prepare_export(1);
@@ -402,13 +359,11 @@ static void revoke_among(u32 nr)
 	}
 	touch_each_page(vaddr, nr);
 
-	snprintf_assert(name, sizeof(name), "revoke_among_%u", nr);
-	revokes(name, true);
+	print(revoke_cycles(true), "revoke_among_%u", nr);
 
-	faults = nr_faults();
+	faults = nr_page_faults();
 	touch_each_page(vaddr, nr);
-	snprintf_assert(name, sizeof(name), "revoke_among_%u_faults", nr);
-	print(name, nr_faults() - faults);
+	print(nr_page_faults() - faults, "revoke_among_%u_faults", nr);
 
 	munmap_assert(vaddr, nr * page_size);
 	for (i = 0; i < nr; i++)
@@ -418,93 +373,89 @@ static void revoke_among(u32 nr)
 static void measure_revoke(void)
 {
 	static const u32 others[] = { 1, 64, NR_BUFFERS, MAX_BUFFERS };
-	char name[32];
 	int i;
 
-	revokes("revoke", false);
-	revokes("revoke_mapped", true);
+	if (can_revoke) {
+		print(revoke_cycles(false), "revoke");
+		print(revoke_cycles(true), "revoke_mapped");
+	} else {
+		print_na("revoke");
+		print_na("revoke_mapped");
+	}
 
 	for (i = 0; i < ARRAY_SIZE(others); i++) {
-		if (can_mmap && can_revoke) {
+		if (can_revoke) {
 			revoke_among(others[i]);
 			continue;
 		}
-		snprintf_assert(name, sizeof(name), "revoke_among_%u",
-				others[i]);
-		print_na(name);
-		snprintf_assert(name, sizeof(name), "revoke_among_%u_faults",
-				others[i]);
-		print_na(name);
+		print_na("revoke_among_%u", others[i]);
+		print_na("revoke_among_%u_faults", others[i]);
 	}
 }
 
-/* Of touching each page of a mapping once; without @align at any address */
-static void span_faults(const char *what, int fd, u64 offset, size_t size,
-			size_t align, size_t misalign)
+struct span {
+	const char *name;
+	bool dmabuf;
+	u32 size;
+	/* Of the address; without @align any */
+	u32 align;
+	bool misaligned;
+	/* Where a second range starts; 0 for one range */
+	u32 border;
+};
+
+/* Touch each page of a mapping once */
+static void measure_span(const struct span *span)
 {
-	u64 nr = size / page_size;
-	char name[48];
+	struct vfio_region_dma_range ranges[] = {
+		{ .length = span->border ?: span->size },
+		{ .offset = span->border, .length = span->size - span->border },
+	};
+	u64 nr = span->size / page_size, offset = 0, faults, sum;
+	int fd = device->fd;
 	void *vaddr;
-	long faults;
-	u64 sum;
 
-	vaddr = align ? mmap_shared_aligned(fd, offset, size, align, misalign) :
-			map_assert(NULL, fd, offset, size);
-	faults = nr_faults();
-	sum = touch_each_page(vaddr, nr);
-	faults = nr_faults() - faults;
-	munmap_assert(vaddr, size);
-
-	snprintf_assert(name, sizeof(name), "%s_faults", what);
-	print(name, faults);
-	snprintf_assert(name, sizeof(name), "%s_per_page", what);
-	print_mean(name, sum, nr);
-}
-
-static void dmabuf_span(const char *what, const struct vfio_region_dma_range *r,
-			u32 nr, size_t size, size_t align, size_t misalign)
-{
-	char name[48];
-	int fd;
-
-	if (!can_mmap || device->bars[bar].info.size < size) {
-		snprintf_assert(name, sizeof(name), "%s_faults", what);
-		print_na(name);
-		snprintf_assert(name, sizeof(name), "%s_per_page", what);
-		return print_na(name);
+	if (device->bars[bar].info.size < span->size ||
+	    (span->dmabuf && !can_mmap)) {
+		print_na("%s_faults", span->name);
+		print_na("%s_per_page", span->name);
+		return;
 	}
 
-	fd = vfio_pci_dmabuf_export(device, bar, r, nr);
-	span_faults(what, fd, 0, size, align, misalign);
-	close_assert(fd);
+	if (span->dmabuf)
+		fd = vfio_pci_dmabuf_export(device, bar, ranges,
+					    span->border ? 2 : 1);
+	else
+		offset = bar_offset;
+
+	vaddr = !span->align ? mmap_shared(fd, offset, span->size) :
+		mmap_shared_aligned(fd, offset, span->size, span->align,
+				    span->misaligned ? page_size : 0);
+	faults = nr_page_faults();
+	sum = touch_each_page(vaddr, nr);
+	print(nr_page_faults() - faults, "%s_faults", span->name);
+	print_mean(sum, nr, "%s_per_page", span->name);
+
+	munmap_assert(vaddr, span->size);
+	if (span->dmabuf)
+		close_assert(fd);
 }
 
 static void measure_spans(void)
 {
-	struct vfio_region_dma_range huge = { .length = HUGE_BAR_SIZE };
-	struct vfio_region_dma_range span = { .length = SPAN_SIZE };
-	struct vfio_region_dma_range halves[] = {
-		{ .length = SZ_1M },
-		{ .offset = SZ_1M, .length = SPAN_SIZE - SZ_1M },
+	static const struct span spans[] = {
+		{ "bar_2g", false, SZ_2G, SZ_1G },
+		{ "dmabuf_2g", true, SZ_2G, SZ_1G },
+		/* Adjacent ranges, with the border inside a huge page */
+		{ "dmabuf_16m_merged", true, SZ_16M, SZ_2M, false, SZ_1M },
+		{ "bar_16m", false, SZ_16M },
+		{ "bar_16m_misaligned", false, SZ_16M, SZ_2M, true },
+		{ "dmabuf_16m_misaligned", true, SZ_16M, SZ_2M, true },
 	};
+	int i;
 
-	if (device->bars[bar].info.size >= HUGE_BAR_SIZE) {
-		span_faults("bar_2g", device->fd, bar_offset(0), HUGE_BAR_SIZE,
-			    SZ_1G, 0);
-	} else {
-		print_na("bar_2g_faults");
-		print_na("bar_2g_per_page");
-	}
-	dmabuf_span("dmabuf_2g", &huge, 1, HUGE_BAR_SIZE, SZ_1G, 0);
-
-	/* Two ranges that are neighbours, with the border inside a huge page */
-	dmabuf_span("dmabuf_16m_merged", halves, 2, SPAN_SIZE, SZ_2M, 0);
-
-	span_faults("bar_16m", device->fd, bar_offset(0), SPAN_SIZE, 0, 0);
-	span_faults("bar_16m_misaligned", device->fd, bar_offset(0), SPAN_SIZE,
-		    SZ_2M, page_size);
-	dmabuf_span("dmabuf_16m_misaligned", &span, 1, SPAN_SIZE, SZ_2M,
-		    page_size);
+	for (i = 0; i < ARRAY_SIZE(spans); i++)
+		measure_span(&spans[i]);
 }
 
 /* Of a mapping in which no large page fits, touched once */
@@ -515,21 +466,20 @@ static void measure_misaligned_touch(void)
 	int i;
 
 	for (i = 0; i < NR_ROUNDS; i++) {
-		vaddr = mmap_shared_aligned(device->fd, bar_offset(0),
-					    SPAN_SIZE, SZ_2M, page_size);
+		vaddr = mmap_shared_aligned(device->fd, bar_offset,
+					    SZ_16M, SZ_2M, page_size);
 		values[i] = touch_each_page(vaddr + SZ_4M, 1);
-		munmap_assert(vaddr, SPAN_SIZE);
+		munmap_assert(vaddr, SZ_16M);
 	}
-	print_median("bar_misaligned_touch", values, NR_ROUNDS);
+	print_median(values, "bar_misaligned_touch");
 }
 
 static u64 meminfo(const char *field)
 {
+	FILE *file = fopen("/proc/meminfo", "r");
 	char line[128];
 	u64 kib = 0;
-	FILE *file;
 
-	file = fopen("/proc/meminfo", "r");
 	VFIO_ASSERT_NOT_NULL(file);
 	while (fgets(line, sizeof(line), file)) {
 		if (!strncmp(line, field, strlen(field)))
@@ -545,42 +495,39 @@ static void measure_memory(void)
 	static void *maps[NR_BUFFERS];
 	int fds[NR_BUFFERS];
 	u64 slab, used;
-	int i, nr;
+	int i, nr = 64;
 
 	prepare_export(1);
 	slab = meminfo("Slab:");
 	for (i = 0; i < NR_BUFFERS; i++)
 		fds[i] = export_assert();
-	print("memory_per_dmabuf", (meminfo("Slab:") - slab) / NR_BUFFERS);
+	print((meminfo("Slab:") - slab) / NR_BUFFERS, "memory_per_dmabuf");
 	for (i = 0; i < NR_BUFFERS; i++)
 		close_assert(fds[i]);
 
 	slab = meminfo("Slab:");
 	for (i = 0; i < NR_BUFFERS; i++)
-		maps[i] = map_assert(NULL, device->fd, bar_offset(0),
-				     page_size);
-	print("memory_per_bar_mapping",
-	      (meminfo("Slab:") - slab) / NR_BUFFERS);
+		maps[i] = mmap_shared(device->fd, bar_offset, page_size);
+	print((meminfo("Slab:") - slab) / NR_BUFFERS, "memory_per_bar_mapping");
 	for (i = 0; i < NR_BUFFERS; i++)
 		munmap_assert(maps[i], page_size);
 
 	prepare_export(MAX_RANGES);
-	nr = 64;
 	used = meminfo("MemFree:");
 	for (i = 0; i < nr; i++)
 		fds[i] = export_assert();
 	used -= meminfo("MemFree:");
-	print_mean("memory_per_range", used, nr * MAX_RANGES);
+	print_mean(used, nr * MAX_RANGES, "memory_per_range");
 	for (i = 0; i < nr; i++)
 		close_assert(fds[i]);
 }
 
+static pthread_barrier_t barrier;
+
 struct worker {
 	pthread_t thread;
-	pthread_barrier_t *barrier;
 	int fd;
 	u64 offset;
-	size_t size;
 	long waits;
 };
 
@@ -595,55 +542,41 @@ static long nr_waits(void)
 /* Map first, so that nothing but faults happens between the barriers */
 static void *work(void *arg)
 {
+	size_t size = NR_FAULTS * page_size;
 	struct worker *w = arg;
 	void *vaddr;
 	u32 i;
 
-	vaddr = mmap_reserve(NR_MAPPINGS * w->size, SZ_2M, page_size);
+	vaddr = mmap_reserve(NR_MAPPINGS * size, SZ_2M, page_size);
 	for (i = 0; i < NR_MAPPINGS; i++)
-		map_assert(vaddr + i * w->size, w->fd, w->offset, w->size);
+		map_assert(vaddr + i * size, w->fd, w->offset, size);
 
-	pthread_barrier_wait(w->barrier);
+	pthread_barrier_wait(&barrier);
 	w->waits = nr_waits();
-	touch_each_page(vaddr, NR_MAPPINGS * w->size / page_size);
+	touch_each_page(vaddr, NR_MAPPINGS * NR_FAULTS);
 	w->waits = nr_waits() - w->waits;
-	pthread_barrier_wait(w->barrier);
+	pthread_barrier_wait(&barrier);
 
-	munmap_assert(vaddr, NR_MAPPINGS * w->size);
+	munmap_assert(vaddr, NR_MAPPINGS * size);
 	return NULL;
 }
 
-static u64 now_ns(clockid_t clock)
-{
-	struct timespec ts;
-
-	VFIO_ASSERT_EQ(clock_gettime(clock, &ts), 0);
-	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
-}
-
 /*
- * Nanoseconds of real time by page of all threads together, and how often one
- * of them had to sleep for another, as it does for an exclusive lock.
+ * Nanoseconds of real time per page of all threads together, and how often a
+ * thread slept, as it does for an exclusive lock that another one holds.
  */
-static void run_threads(const char *what, const int *fds, u64 offset,
-			size_t size, u32 nr)
+static void run_threads(const char *what, const int *fds, bool same_fd,
+			u64 offset, u32 nr)
 {
-	u64 nr_pages = (u64)nr * NR_MAPPINGS * (size / page_size);
 	struct worker workers[MAX_THREADS];
-	pthread_barrier_t barrier;
-	char name[48];
 	long waits = 0;
 	u64 time;
 	u32 i;
 
-	pthread_barrier_init(&barrier, NULL, nr + 1);
+	VFIO_ASSERT_EQ(pthread_barrier_init(&barrier, NULL, nr + 1), 0);
 	for (i = 0; i < nr; i++) {
-		workers[i] = (struct worker) {
-			.barrier = &barrier,
-			.fd = fds[i],
-			.offset = offset,
-			.size = size,
-		};
+		workers[i].fd = fds[same_fd ? 0 : i];
+		workers[i].offset = offset;
 		VFIO_ASSERT_EQ(pthread_create(&workers[i].thread, NULL, work,
 					      &workers[i]), 0);
 	}
@@ -657,66 +590,49 @@ static void run_threads(const char *what, const int *fds, u64 offset,
 	}
 	pthread_barrier_destroy(&barrier);
 
-	snprintf_assert(name, sizeof(name), "threads_%u_%s_ns", nr, what);
-	print_mean(name, time, nr_pages);
-	snprintf_assert(name, sizeof(name), "threads_%u_%s_waits", nr, what);
-	print(name, waits);
+	print_mean(time, nr * NR_MAPPINGS * NR_FAULTS, "threads_%u_%s_ns", nr,
+		   what);
+	print(waits, "threads_%u_%s_waits", nr, what);
 }
 
 static void measure_threads(u32 nr)
 {
-	size_t size = NR_FAULTS * page_size;
-	int same[MAX_THREADS], own[MAX_THREADS];
+	int fds[MAX_THREADS];
 	u32 i;
 
-	for (i = 0; i < nr; i++)
-		same[i] = device->fd;
-	run_threads("bar", same, bar_offset(0), size, nr);
-
+	run_threads("bar", &device->fd, true, bar_offset, nr);
 	if (!can_mmap)
 		return;
 
 	/* Pages in ranges of their own are faulted in one by one */
 	prepare_export(NR_FAULTS);
 	for (i = 0; i < nr; i++)
-		own[i] = export_assert();
+		fds[i] = export_assert();
+	run_threads("one_dmabuf", fds, true, 0, nr);
+	run_threads("dmabufs", fds, false, 0, nr);
 	for (i = 0; i < nr; i++)
-		same[i] = own[0];
-	run_threads("one_dmabuf", same, 0, size, nr);
-	run_threads("dmabufs", own, 0, size, nr);
-	for (i = 0; i < nr; i++)
-		close_assert(own[i]);
-}
-
-/* Without a method there is no reset */
-static void set_reset_method(const char *bdf, const char *method)
-{
-	char path[PATH_MAX];
-	int fd;
-
-	snprintf_assert(path, sizeof(path),
-			"/sys/bus/pci/devices/%s/reset_method", bdf);
-	fd = open(path, O_WRONLY);
-	if (fd < 0)
-		return;
-	VFIO_ASSERT_EQ(write(fd, method, strlen(method)), strlen(method));
-	close_assert(fd);
+		close_assert(fds[i]);
 }
 
 /* In nanoseconds of CPU time, as the kernel sleeps now and then */
 static void measure_open(const char *bdf, struct iommu *iommu)
 {
 	u64 values[NR_OPENS], start;
-	int i;
+	char path[PATH_MAX];
+	int i, ret;
 
-	set_reset_method(bdf, "\n");
+	/* Without a method there is no reset, and without reset no file. */
+	snprintf_assert(path, (int)sizeof(path),
+			"/sys/bus/pci/devices/%s/reset_method", bdf);
+	ret = write_file(path, 0, "\n");
+	VFIO_ASSERT_TRUE(!ret || ret == -ENOENT);
 	for (i = 0; i < NR_OPENS; i++) {
 		start = now_ns(CLOCK_THREAD_CPUTIME_ID);
 		vfio_pci_device_cleanup(vfio_pci_device_init(bdf, iommu));
 		values[i] = now_ns(CLOCK_THREAD_CPUTIME_ID) - start;
 	}
-	set_reset_method(bdf, "default\n");
-	print_median("open_close", values, NR_OPENS);
+	VFIO_ASSERT_EQ(write_file(path, 0, "default\n"), ret);
+	print_median(values, "open_close");
 }
 
 static void open_device(int *argc, char *argv[])
@@ -742,6 +658,7 @@ static void open_device(int *argc, char *argv[])
 		ksft_exit_skip("%s: no BAR of plain memory with %lu pages\n",
 			       bdf, (unsigned long)MAX_RANGES);
 	bar = index;
+	bar_offset = vfio_pci_region_offset(device, bar);
 	VFIO_ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
 }
 
@@ -756,7 +673,8 @@ int main(int argc, char *argv[])
 		return KSFT_FAIL;
 	}
 
-	make_hole();
+	hole = reserve(SZ_2M) + 16 * page_size;
+	munmap_assert(hole, page_size);
 	find_features();
 
 	if (nr_threads) {
@@ -764,9 +682,8 @@ int main(int argc, char *argv[])
 	} else {
 		/* First, as the others leave free objects behind */
 		measure_memory();
-		measure_one_page_faults();
+		measure_one_page();
 		measure_range_faults();
-		measure_map_cycle();
 		measure_export();
 		measure_revoke();
 		measure_spans();

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Boot a kernel built from this tree in QEMU, with PCI devices bound to
-# vfio-pci behind an IOMMU, and run the VFIO selftests, a program or a shell
-# in it. Needs neither root nor hardware nor a disk image.
+# Build a kernel, boot it in QEMU with PCI devices bound to vfio-pci behind an
+# IOMMU, and run the VFIO selftests, a program or a shell in it. Needs neither
+# root nor hardware nor a disk image.
 
 set -u
 
@@ -42,7 +42,7 @@ usage: ${0##*/} [options]			run the selftests
 Options:
 	-s DIR	kernel tree (default: the one this script is in)
 	-d DIR	kernel build folder (default: .vfio_vmtest in the tree)
-	-n	take the kernel in the build folder as it is
+	-n	do not build; the kernel may have more than the fragments ask for
 	-D	debug kernel: config.debug too, default folder .vfio_vmtest_debug
 	-w DIR	workspace, for results (default: BUILD_DIR/vmtest)
 	-T GLOB	only tests "PROGRAM.DEVICE" that match; may be repeated
@@ -92,56 +92,45 @@ parse_args() {
 		A) extra_append=$OPTARG ;;
 		i) icount=1 ;;
 		h) usage; exit $OK ;;
-		-)
-			case $OPTARG in
-			exec) mode="exec"; break ;;
-			shell | build | judge) mode=$OPTARG ;;
-			help) usage; exit $OK ;;
-			*) usage >&2; exit $USAGE ;;
-			esac ;;
+		-) mode=$OPTARG; [ "$mode" != exec ] || break ;;
 		*) usage >&2; exit $USAGE ;;
 		esac
 	done
 	shift $((OPTIND - 1))
-	if [ "$mode" = exec ]; then
-		[ $# -gt 0 ] || die $USAGE "--exec needs a program"
-		program=("$@")
-	elif [ $# -gt 0 ]; then
-		die $USAGE "unexpected argument: $1"
-	fi
-}
-
-check_args() {
-	local file var
-
-	[ -f "$src/Kbuild" ] || die $USAGE "$src is not a kernel tree"
-	[[ $jobs =~ ^[1-9][0-9]*$ ]] || die $USAGE "bad number of jobs: $jobs"
-	[[ $smp =~ ^[1-9][0-9]*$ ]] || die $USAGE "bad number of CPUs: $smp"
-	[[ $timeout_arg =~ ^[0-9]*$ ]] || die $USAGE "bad limit: $timeout_arg"
-	for file in "${program[@]:0:1}" "${extra_files[@]}"; do
-		[[ -r $file && -f $file ]] ||
-			die $USAGE "cannot read the file $file"
-		is_dynamic "$file" &&
-			die $USAGE "$file is not static, the guest has no libraries"
-	done
-	for var in "${environment[@]}"; do
-		[[ $var =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] ||
-			die $USAGE "no variable and its value: $var"
-	done
-	case $accel in
-	auto | tcg | kvm) ;;
-	*) die $USAGE "acceleration is auto, tcg or kvm, not $accel" ;;
+	case $mode in
+	exec) program=("$@") ;;
+	help) usage; exit $OK ;;
+	tests | shell | build | judge)
+		[ $# -eq 0 ] || die $USAGE "unexpected argument: $1" ;;
+	*) usage >&2; exit $USAGE ;;
 	esac
 }
 
-# Neither the kernel's build nor the list for gen_init_cpio can quote them
-check_paths() {
-	local path
+check_args() {
+	local arg
 
-	for path in "$src" "$test_dir" "$build_dir" "$workspace" "$busybox" \
-		    "${program[@]:0:1}" "${extra_files[@]}"; do
-		[[ $(realpath -m "$path") != *[[:space:]]* ]] ||
-			die $USAGE "blanks in a path do not work: $path"
+	[ -f "$src/Kbuild" ] || die $USAGE "$src is not a kernel tree"
+	[ "$mode" != exec ] || [ ${#program[@]} -gt 0 ] ||
+		die $USAGE "--exec needs a program"
+	for arg in "$jobs" "$smp" "$limit"; do
+		[[ $arg =~ ^[1-9][0-9]*$ ]] || die $USAGE "bad number: $arg"
+	done
+	for arg in "${program[@]:0:1}" "${extra_files[@]}"; do
+		[[ -r $arg && -f $arg ]] || die $USAGE "cannot read the file $arg"
+		! is_dynamic "$arg" ||
+			die $USAGE "$arg is not static, the guest has no libraries"
+	done
+	for arg in "${environment[@]}"; do
+		[[ $arg =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] ||
+			die $USAGE "no variable and its value: $arg"
+	done
+	[[ $accel =~ ^(auto|tcg|kvm)$ ]] ||
+		die $USAGE "acceleration is auto, tcg or kvm, not $accel"
+	# Neither the kernel's build nor the list for gen_init_cpio can quote them
+	for arg in "$src" "$test_dir" "$build_dir" "$workspace" \
+		   "${program[@]:0:1}" "${extra_files[@]}"; do
+		[[ $(realpath -m "$arg") != *[[:space:]]* ]] ||
+			die $USAGE "blanks in a path do not work: $arg"
 	done
 }
 
@@ -161,17 +150,13 @@ is_dynamic() {
 }
 
 # /dev/kvm alone says little: it may be there on a CPU that cannot virtualise
-have_kvm() {
-	grep -qwE 'vmx|svm' /proc/cpuinfo && [ -r /dev/kvm ] && [ -w /dev/kvm ]
-}
-
 choose_accel() {
-	[ "$icount" -eq 0 ] || { accel=tcg; smp=1; }
-	if [ "$accel" = auto ]; then
-		if have_kvm; then accel=kvm; else accel=tcg; fi
-	elif [ "$accel" = kvm ] && ! have_kvm; then
-		die $NO_TOOL "KVM is not usable here"
-	fi
+	local kvm=tcg
+
+	! grep -qwE 'vmx|svm' /proc/cpuinfo || [ ! -w /dev/kvm ] || kvm=kvm
+	[ "$accel $kvm" != "kvm tcg" ] || die $NO_TOOL "KVM is not usable here"
+	[ "$accel" != auto ] || accel=$kvm
+	[ $icount -eq 0 ] || { accel=tcg; smp=1; }
 }
 
 check_tools() {
@@ -195,28 +180,22 @@ kmake() {
 }
 
 fragments() {
-	local files=("$test_dir/config" "$test_dir/config.vmtest")
-
-	[ $debug -eq 0 ] || files+=("$test_dir/config.debug")
-	cat "${files[@]}"
+	cat "$test_dir"/config{,.vmtest}
+	[ $debug -eq 0 ] || cat "$test_dir/config.debug"
 }
 
-# An option that cannot even be seen counts as not set. A kernel that was built by
-# others may have more than the tests need.
+# Every line counts, also with -n. An option that does not exist is not set, and one
+# without a line may be set or not.
 check_config() {
 	local line opt missing=0
 
 	while read -r line; do
+		opt=${line#\# }
 		case $line in
-		CONFIG_*)
-			grep -qxF "$line" "$1" && continue ;;
-		"# CONFIG_"*" is not set")
-			[ $build -eq 1 ] || continue
-			opt=${line#\# }
-			grep -q "^${opt% is not set}=" "$1" || continue ;;
-		*)
-			continue ;;
-		esac
+		CONFIG_*) ! grep -qxF "$line" "$1" ;;
+		"# CONFIG_"*" is not set") grep -q "^${opt%% *}=" "$1" ;;
+		*) false ;;
+		esac || continue
 		echo "vmtest: $1: option missing: $line" >&2
 		missing=1
 	done < <(fragments)
@@ -240,73 +219,37 @@ build_tests() {
 			EXTRA_CFLAGS=-static LDFLAGS="-static -pthread" all
 }
 
-# A sign of life: a counter on a terminal, else a line a minute
-progress() {
-	local about=2700 period=60 head="#" tail="\n"
-
-	[ $debug -eq 0 ] || about=3000
-	[ ! -t 2 ] || period=1 head="\r#" tail="\033[K"
-	trap 'kill $!; exit' INT TERM	# no sleep may keep the locks
-	while sleep $period & wait $! && kill -0 $$; do
-		printf "$head %d min %d s: %d of about $about files built$tail" \
-			$((SECONDS / 60)) $((SECONDS % 60)) \
-			"$(grep -c '^  [A-Z]' "$1")" >&2
-	done
-}
-
 do_build() {
-	local log=$workspace/build.log pid rc
+	local log=$workspace/build.log
 
 	[ $build -eq 1 ] || return 0
 	echo "# building in $build_dir, log: $log" >&2
-	: > "$log"
-	progress "$log" &
-	pid=$!
-	trap 'kill $pid 2> /dev/null' EXIT
-	{ build_kernel && build_tests; } > "$log" 2>&1
-	rc=$?
-	trap - EXIT
-	kill $pid
-	wait $pid 2> /dev/null
-	[ ! -t 2 ] || echo >&2
-	[ $rc -ne 0 ] || return 0
+	{ build_kernel && build_tests; } 2>&1 | tee "$log" |
+		awk '/^  [A-Z]/ && ++n % 200 == 0 { print "#", n, "files built" }
+		     { fflush() }' >&2
+	[ "${PIPESTATUS[0]}" -ne 0 ] || return 0
 	grep -E 'rror|option missing' "$log" | tail -n 10 >&2
 	! grep -q 'option missing' "$log" || exit $CONFIG_MISSING
 	die $BUILD_FAILED "the build failed, see $log"
 }
 
-# Prints "PROGRAM DEVICE" for each test there is
+# Prints "PROGRAM DEVICE" for each test that was asked for
 list_tests() {
-	local word prog devices dev
+	local word prog devices dev pattern
 
 	while read -r word prog devices; do
 		[ "$word" = run ] || continue
 		for dev in $devices; do
-			wanted "$prog.$dev" || continue
-			[ -x "$build_dir/vfio_selftests/$prog" ] ||
-				die $BUILD_FAILED "$prog has not been built"
-			echo "$prog $dev"
+			for pattern in "${patterns[@]}"; do
+				# shellcheck disable=SC2053 # a glob
+				[[ $prog.$dev == $pattern ]] || continue
+				[ -x "$build_dir/vfio_selftests/$prog" ] ||
+					die $BUILD_FAILED "$prog has not been built"
+				echo "$prog $dev"
+				break
+			done
 		done
 	done < "$test_dir/vmtest.tests"
-}
-
-wanted() {
-	local pattern
-
-	[ ${#patterns[@]} -gt 0 ] || return 0
-	for pattern in "${patterns[@]}"; do
-		# shellcheck disable=SC2053 # a glob
-		[[ $1 == $pattern ]] && return 0
-	done
-	return 1
-}
-
-shell_quote() {
-	local arg
-
-	for arg in "$@"; do
-		printf "'%s' " "${arg//\'/\'\\\'\'}"
-	done
 }
 
 cpio_list() {
@@ -333,22 +276,29 @@ cpio_list() {
 }
 
 make_initrd() {
-	local var
+	local guest=$workspace/guest nr=1 var
 
-	mkdir -p "$workspace/guest"
-	echo "$mode" > "$workspace/guest/mode"
-	echo "$limit" > "$workspace/guest/timeout"
-	: > "$workspace/guest/tests"
-	[ "$mode" != tests ] || list_tests > "$workspace/guest/tests" || exit
-	for var in "${environment[@]}"; do
-		echo "export ${var%%=*}=$(shell_quote "${var#*=}")"
-	done > "$workspace/guest/setenv"
-	[ "$mode" != exec ] ||
-		echo "exec $(shell_quote "/exec/${program[0]##*/}" "${program[@]:1}")" \
-			> "$workspace/guest/run"
-	[ "$mode" != tests ] || [ -s "$workspace/guest/tests" ] ||
-		die $USAGE "no such test"
-	touch "$workspace/guest/run"
+	mkdir -p "$guest"
+	echo "$mode" > "$guest/mode"
+	echo "$limit" > "$guest/timeout"
+	for var in "${environment[@]@Q}"; do
+		echo "export $var"
+	done > "$guest/setenv"
+	: > "$guest/tests"
+	: > "$guest/run"
+	case $mode in
+	tests)
+		list_tests > "$guest/tests" || exit
+		nr=$(wc -l < "$guest/tests")
+		[ "$nr" -gt 0 ] || die $USAGE "no such test" ;;
+	exec)
+		set -- "/exec/${program[0]##*/}" "${program[@]:1}"
+		echo "exec ${*@Q}" > "$guest/run" ;;
+	shell)
+		nr=1000 ;;
+	esac
+	# Each program up to its limit, and the boot
+	guest_limit=$((nr * limit + ${VMTEST_BOOT_LIMIT:-120} * scale))
 	cpio_list > "$workspace/cpio_list"
 	"$build_dir/usr/gen_init_cpio" "$workspace/cpio_list" \
 		> "$workspace/initrd.cpio" ||
@@ -364,12 +314,6 @@ device() {
 	nports=$((nports + 1))
 	qemu+=(-device "$port,id=rp$nports,chassis=$nports,slot=$nports"
 	       -device "$1,bus=rp$nports")
-}
-
-# Two devices that are functions of one: they are reset together.
-device_pair() {
-	device "$1,addr=0.0,multifunction=on"
-	qemu+=(-device "$2,bus=rp$nports,addr=0.1")
 }
 
 qemu_command() {
@@ -401,7 +345,9 @@ qemu_command() {
 	qemu+=(-drive "if=none,id=disk,driver=null-co,size=64M,read-zeroes=on")
 	device nvme,serial=vmtest,drive=disk,cmb_size_mb=16
 	device virtio-net-pci,ats=on,iommu_platform=on,disable-legacy=on,romfile=
-	device_pair edu bochs-display,vgamem=16M
+	# Two functions of one device: they are reset together
+	device edu,addr=0.0,multifunction=on
+	qemu+=(-device "bochs-display,vgamem=16M,bus=rp$nports,addr=0.1")
 	# shellcheck disable=SC2206 # a list of arguments
 	qemu+=(${EXTRA_QEMU-})
 	qemu+=(-kernel "$build_dir/arch/x86/boot/bzImage"
@@ -409,25 +355,10 @@ qemu_command() {
 	       -append "${append//[[:space:]]/ } $extra_append")
 }
 
-# How long the guest may live: each program up to its limit, and the boot
-guest_limit() {
-	local n
-
-	n=$(wc -l < "$workspace/guest/tests")
-	[ "$mode" != exec ] || n=1
-	[ "$mode" != shell ] || n=1000
-	echo $((n * limit + ${VMTEST_BOOT_LIMIT:-120} * scale))
-}
-
-judge_again() {
-	tr -d '\r' < "$workspace/output.log" | read_ktap
-	status=(0 "${PIPESTATUS[1]}")
-}
-
 # The program's output as it comes; the tests' goes through the KTAP reader
 show() {
 	case $mode in
-	tests) tee "$workspace/output.log" | tr -d '\r' | read_ktap ;;
+	tests) tee "$workspace/output.log" | read_ktap ;;
 	exec) tee "$workspace/output.log" ;;
 	shell) cat ;;
 	esac
@@ -438,17 +369,9 @@ read_ktap() {
 
 	[ $debug -eq 1 ] || conditions+=" nodebug "
 	[[ " $extra_append " != *" nopat "* ]] || conditions+=" nopat "
-	awk -v skips="$test_dir/vmtest.tests" -v ktap="$workspace/ktap.log" \
-		-v conditions="$conditions" \
-		-f "$test_dir/vmtest_ktap.awk"
-}
-
-# On a busy host an interrupt of the emulated UART may get lost, and then the guest
-# waits for ever to send more. To receive a byte makes it look at that, too.
-kick() {
-	while sleep 2; do
-		echo || return
-	done 2> /dev/null
+	tr -d '\r' |
+		awk -v skips="$test_dir/vmtest.tests" -v ktap="$workspace/ktap.log" \
+			-v conditions="$conditions" -f "$test_dir/vmtest_ktap.awk"
 }
 
 run_guest() {
@@ -459,39 +382,26 @@ run_guest() {
 	if [ "$mode" = shell ]; then
 		input=/dev/stdin
 	elif [ $icount -eq 0 ]; then	# or time is not the same each time
-		exec {kick}< <(kick)
+		# On a busy host an interrupt of the emulated UART may get lost,
+		# and the guest waits to send more, until it receives a byte.
+		exec {kick}< <(while sleep 2 && echo; do :; done 2> /dev/null)
 		input=/dev/fd/$kick
 	fi
 	elapsed=$SECONDS
-	timeout --foreground -k 10 "$(guest_limit)" "${qemu[@]}" \
+	timeout --foreground -k 10 "$guest_limit" "${qemu[@]}" \
 		< $input 2> "$workspace/qemu.log" | show
 	status=("${PIPESTATUS[@]}")
 	elapsed=$((SECONDS - elapsed))
 	[ -z "${kick-}" ] || exec {kick}<&-
 }
 
-console_has() {
-	grep -aqE "$@" "$workspace/console.log"
-}
+# found STATUS WHAT PATTERN...: end with STATUS if the console has one of them
+found() {
+	local code=$1 what=$2
+	shift 2
 
-lockdep_report() {
-	console_has -e 'possible (circular|recursive|irq lock|deadlock)' \
-		-e 'WARNING: (suspicious RCU|inconsistent lock|bad unlock)' \
-		-e 'WARNING: (Nested lock|held lock|lock held|.*lock order)' \
-		-e 'INFO: trying to register non-static key' \
-		-e 'BUG: Invalid wait context' -e 'BUG: .*(held lock|LOCKDEP)' \
-		-e 'BUG: MAX_' -e DEBUG_LOCKS_WARN
-}
-
-kernel_hang() {
-	console_has -e 'blocked for more than' -e 'soft lockup' -e 'hard LOCKUP' \
-		-e 'rcu.*detected (expedited )?stall' -e 'rcu.*self-detected'
-}
-
-splat() {
-	console_has -e 'WARNING:' -e 'BUG:' -e 'UBSAN:' -e 'KASAN:' -e 'KFENCE:' \
-		-e 'KCSAN:' -e 'Oops' -e 'general protection' -e 'refcount_t:' \
-		-e 'kernel BUG at'
+	! grep -aqE "${@/#/-e}" "$workspace/console.log" ||
+		die "$code" "$what, see $workspace/console.log"
 }
 
 # The worst first: what comes after a splat is not to be believed. Lockdep
@@ -502,18 +412,23 @@ judge() {
 
 	[ -s "$workspace/console.log" ] ||
 		die $SETUP_FAILED "QEMU did not start: $(cat "$workspace/qemu.log")"
-	! lockdep_report ||
-		die $LOCKDEP "lockdep report, see $workspace/console.log"
-	! kernel_hang ||
-		die $HANG "hang in the kernel, see $workspace/console.log"
-	! splat ||
-		die $SPLAT "splat, see $workspace/console.log"
-	! console_has 'Kernel panic' ||
-		die $PANIC "panic, see $workspace/console.log"
-	[[ ${status[0]} != 137 || $elapsed -ge $(guest_limit) ]] ||
+	found $LOCKDEP "lockdep report" \
+		'possible (circular|recursive|irq lock|deadlock)' \
+		'WARNING: (suspicious RCU|inconsistent lock|bad unlock)' \
+		'WARNING: (Nested lock|held lock|lock held|.*lock order)' \
+		'INFO: trying to register non-static key' \
+		'BUG: (Invalid wait context|.*(held lock|LOCKDEP)|MAX_)' \
+		DEBUG_LOCKS_WARN
+	found $HANG "hang in the kernel" 'blocked for more than' \
+		'soft lockup' 'hard LOCKUP' \
+		'rcu.*(detected (expedited )?stall|self-detected)'
+	found $SPLAT "splat" '(WARNING|BUG|UBSAN|KASAN|KFENCE|KCSAN):' Oops \
+		'general protection' 'refcount_t:' 'kernel BUG at'
+	found $PANIC "panic" 'Kernel panic'
+	[[ ${status[0]} != 137 || $elapsed -ge $guest_limit ]] ||
 		die $NO_VERDICT "QEMU was killed after $elapsed s: no memory?"
 	[[ ${status[0]} != 124 && ${status[0]} != 137 ]] ||
-		die $HANG "time is over after $(guest_limit) s"
+		die $HANG "time is over after $guest_limit s"
 	verdict=$(tr -d '\r' < "$workspace/verdict")
 	[[ $verdict != "setup "* ]] || die $SETUP_FAILED "$verdict"
 	[[ $verdict =~ $form ]] ||
@@ -534,23 +449,24 @@ judge() {
 }
 
 main() {
-	local qemu status elapsed limit scale=1 busybox result
+	local qemu status elapsed limit guest_limit scale=1 busybox result
 
 	parse_args "$@"
-	check_args
-	choose_accel
-	check_tools
+	[ ${#patterns[@]} -gt 0 ] || patterns=("*")
 	[ $debug -eq 0 ] || scale=4
 	limit=${timeout_arg:-$(sed -n 's/^timeout=//p' "$test_dir/settings")}
-	limit=$((limit * scale))
 	: "${build_dir:=$src/.vfio_vmtest$([ $debug -eq 0 ] || echo _debug)}"
 	build_dir=$(realpath -m "$build_dir")
 	workspace=$(realpath -m "${workspace:-$build_dir/vmtest}")
-	check_paths
+	check_args
+	limit=$((limit * scale))
+	choose_accel
+	check_tools
 	mkdir -p "$workspace" || die $USAGE "cannot make $workspace"
 	lock --exclusive "$workspace"
 	if [ "$mode" = judge ]; then
-		judge_again
+		read_ktap < "$workspace/output.log"
+		status=(0 $?)
 	else
 		lock "$([ $build -eq 1 ] && echo --exclusive || echo --shared)" \
 			"$build_dir"

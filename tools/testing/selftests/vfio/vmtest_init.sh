@@ -2,12 +2,11 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=dash
 #
-# PID 1 of the guest that vmtest.sh boots. The serial ports are separate channels:
+# PID 1 of the guest that vmtest.sh boots, with its orders in /vmtest. The serial
+# ports are separate channels:
 #   ttyS0  the kernel's console, and nothing of ours but marks in the kernel log
 #   ttyS1  the verdict, written once, when everything else is over
 #   ttyS2  what the programs print
-# vmtest.sh leaves the work in /vmtest: "mode", "tests", "run", "timeout"
-# and "setenv".
 
 export PATH=/bin HOME=/ TERM=linux
 DEVICES=/sys/bus/pci/devices
@@ -24,6 +23,7 @@ mount_all() {
 	mount -t debugfs none /sys/kernel/debug
 	[ ! -d /sys/kernel/tracing ] || mount -t tracefs none /sys/kernel/tracing
 	ln -s /proc/self/fd /dev/fd
+	ln -s /proc/self/fd/1 /dev/stdout	# run_kselftest.sh appends to it
 }
 
 # With a dead verdict channel vmtest.sh reports "no verdict", as it should.
@@ -34,27 +34,16 @@ verdict() {
 	poweroff -f
 }
 
-device_name() {
-	case $1 in
-	0x1234:0x11e8) echo edu ;;
-	0x1234:0x1111) echo bochs ;;
-	0x1af4:0x1110) echo ivshmem ;;
-	0x1b36:0x0010) echo nvme ;;
-	0x1af4:0x1041) echo virtio ;;
-	esac
-}
-
 # The first edu is $VFIO_EDU_BDF, the second one $VFIO_EDU2_BDF, and so on.
 export_bdf() {
-	local var n=1
+	local var=VFIO_$1_BDF n=1
 
-	var=VFIO_$(echo "$1" | tr '[:lower:]' '[:upper:]')
-	while eval "[ \"\${$var$([ $n -eq 1 ] || echo $n)_BDF-}\" ]"; do
+	while eval "[ \"\${$var-}\" ]"; do
 		n=$((n + 1))
+		var=VFIO_$1${n}_BDF
 	done
-	[ $n -eq 1 ] || var=$var$n
-	export "${var}_BDF=$2"
-	echo "${var}_BDF=$2" >> /vmtest/env
+	export "$var=$2"
+	echo "$var=$2" >> /vmtest/env
 }
 
 bind_devices() {
@@ -62,12 +51,19 @@ bind_devices() {
 
 	for dev in "$DEVICES"/*; do
 		bdf=${dev##*/}
-		name=$(device_name "$(cat "$dev/vendor"):$(cat "$dev/device")")
-		[ "$name" ] || continue
-		[ ! -e "$dev/driver" ] || echo "$bdf" > "$dev/driver/unbind"
+		case $(cat "$dev/vendor"):$(cat "$dev/device") in
+		0x1234:0x11e8) name=EDU ;;
+		0x1234:0x1111) name=BOCHS ;;
+		0x1af4:0x1110) name=IVSHMEM ;;
+		0x1b36:0x0010) name=NVME ;;
+		0x1af4:0x1041) name=VIRTIO ;;
+		*) continue ;;
+		esac
+		# Waits for a probe; no other driver can bind after that
 		echo vfio-pci > "$dev/driver_override"
+		[ ! -e "$dev/driver" ] || echo "$bdf" > "$dev/driver/unbind"
 		echo "$bdf" > /sys/bus/pci/drivers/vfio-pci/bind
-		[ "$(readlink "$dev/driver")" ] ||
+		[ -e "$dev/driver" ] ||
 			verdict "setup cannot bind $name at $bdf to vfio-pci"
 		export_bdf "$name" "$bdf"
 	done
@@ -76,17 +72,6 @@ bind_devices() {
 	# Reads of any BAR of these devices have no side effects, and two are memory
 	export VFIO_SELFTESTS_READ_BARS=1
 	export VFIO_SELFTESTS_MEMORY_BAR="${VFIO_IVSHMEM_BDF-}:2 ${VFIO_BOCHS_BDF-}:0"
-}
-
-# Programs get /vmtest/timeout seconds; one that needs SIGKILL has hung, and may
-# leave children that keep the device.
-run_program() {
-	local rc
-
-	timeout -s KILL "$(cat /vmtest/timeout)" "$@" < /dev/null 2>&1
-	rc=$?
-	[ $rc -ne 137 ] || { kill -KILL -1; sleep 1; }
-	return $rc
 }
 
 begin() {
@@ -100,39 +85,32 @@ end() {
 	echo "vmtest: end $n $1" > /dev/kmsg
 }
 
-run_kunit() {
-	local suite
+# A program has /vmtest/timeout seconds. One that needs SIGKILL has hung, and may
+# leave children that keep the device.
+run_tests() {
+	local n=0 prog dev bdf rc suite
 
-	for suite in /sys/kernel/debug/kunit/*; do
-		[ -d "$suite" ] || continue
-		begin kunit "${suite##*/}"
-		cat "$suite/results"
+	set -- /sys/kernel/debug/kunit/*/results
+	[ -e "$1" ] || shift
+	printf '#vmtest# plan %s\n' $(($# + $(wc -l < /vmtest/tests)))
+	for suite; do
+		begin kunit "$(basename "${suite%/*}")"
+		cat "$suite"
 		end 0
 	done
-}
-
-run_tests() {
-	local n=0 prog dev bdf
-
-	set -- /sys/kernel/debug/kunit/*/
-	[ -d "$1" ] || shift
-	printf '#vmtest# plan %s\n' $(($# + $(wc -l < /vmtest/tests)))
-	run_kunit
 	while read -r prog dev; do
 		bdf=$VFIO_SELFTESTS_BDF
 		[ "$dev" = all ] ||
 			eval "bdf=\${VFIO_$(echo "$dev" | tr '[:lower:]' '[:upper:]')_BDF-}"
 		begin "$prog" "$dev"
-		VFIO_SELFTESTS_BDF=$bdf run_program "/tests/$prog"
-		end $?
+		VFIO_SELFTESTS_BDF=$bdf timeout -s KILL "$(cat /vmtest/timeout)" \
+			"/tests/$prog" < /dev/null 2>&1
+		rc=$?
+		[ $rc -ne 137 ] || { kill -KILL -1; sleep 1; }
+		end $rc
 	done < /vmtest/tests
 	printf '\n#vmtest# done %s\n' "$n"
 	result="done $n"
-}
-
-run_one() {
-	sh /vmtest/run < /dev/null 2>&1
-	result="exit $?"
 }
 
 run_shell() {
@@ -171,7 +149,9 @@ bind_devices
 [ ! -e /sys/kernel/debug/kmemleak ] || echo clear > /sys/kernel/debug/kmemleak
 case $mode in
 tests) run_tests > /dev/ttyS2 ;;
-exec) run_one > /dev/ttyS2 ;;
+exec)
+	sh /vmtest/run < /dev/null > /dev/ttyS2 2>&1
+	result="exit $?" ;;
 shell) run_shell > /dev/ttyS2 ;;
 esac
 verdict "$result $(lockdep) $(leaks)"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Read what the guest's programs printed, between the marks of vmtest_init.sh.
-# Print one KTAP line per program; write all of it, nested, to the file "ktap".
-# The file "skips" holds the allowed skips, "plan" is the number of programs.
-# "conditions" are those of " nodebug " and " nopat " that are true.
+# Print one KTAP line per program, and before it what failed; write all of it,
+# nested, to the file "ktap". The file "skips" holds the allowed skips, "conditions"
+# are those of " nodebug " and " nopat " that are true.
 # Exit with 0, 1 (something failed), 72 (output incomplete) or 77 (a hang).
 
 function say(line) {
@@ -17,70 +17,79 @@ function complain(what) {
 	why = why (why ? "; " : "") what
 }
 
-# KUnit has no plan for the parameters of a test, their parent's result ends them
-function close_level(i, ended) {
-	if (i in want ? want[i] != seen[i] : seen[i] && !ended)
-		complain("planned " (i in want ? want[i] : "none") \
-			 ", reported " seen[i] + 0)
-	delete want[i]
-	delete seen[i]
+# What was printed since the last result has the assertion message of a failure
+function note_recent(	i) {
+	for (i = nrecent > 6 ? nrecent - 6 : 0; i < nrecent; i++)
+		notes[nnotes++] = recent[i]
+	nrecent = 0
 }
 
-# Closes what is nested deeper than "indent"; true if there was any
-function close_nested(indent,	i, any) {
-	for (i = 31; i > indent; i--)
-		if (i in want || i in seen) {
-			close_level(i, indent >= 0 && i > 0)
-			any = 1
+# No more than 20 lines: the results, and as much of the rest as there is room for
+function show_notes(	i, left, room) {
+	left = 20
+	room = left - fail
+	for (i = 0; i < nnotes && left; i++)
+		if (notes[i] ~ /^ *not ok / || room-- > 0) {
+			sub(/^[ #]*/, "# ", notes[i])
+			print notes[i]
+			left--
 		}
+}
+
+# Closes what is nested deeper than "indent"; true if there was any. KUnit has no plan
+# for the parameters of a test, their parent's result ends them.
+function close_nested(indent,	i, any) {
+	for (i = 31; i > indent; i--) {
+		if (!(i in want || i in seen))
+			continue
+		any = 1
+		if (i in want ? want[i] != seen[i] : \
+		    seen[i] && (indent < 0 || i == 0))
+			complain("planned " (i in want ? want[i] : "none") \
+				 ", reported " seen[i] + 0)
+		delete want[i]
+		delete seen[i]
+	}
 	return any
 }
 
-function may_skip(test, i) {
-	for (i = 0; i < nskips; i++)
-		if ((prog "." device " " test) ~ "^" skip[i] "$")
-			return 1
-	return 0
-}
-
 # A result with nested ones only repeats them, unless none of them failed
-function result(indent, line,	nested, good, was) {
+function result(indent, line,	nested, good, was, name) {
 	was = failed_below
 	nested = close_nested(indent)
 	good = line !~ /^ *not /
-	if (seen[indent]++ + 1 != number(line))
+	name = line
+	sub(/^ *(not )?ok /, "", name)
+	if (seen[indent]++ + 1 != name + 0)
 		complain("out of order: " line)
 	if (nested && (good || was)) {
 		if (indent == 0)
 			failed_below = 0
-		return
-	}
-	sub(/^ *(not )?ok [0-9]+( -)? */, "", line)
-	if (!good) {
+	} else if (!good) {
 		fail++
 		failed_below = 1
+		note_recent()
+		notes[nnotes++] = line
 	} else if (line !~ /# *SKIP/) {
 		pass++
 	} else {
-		skipped(line)
+		sub(/^[0-9]+( -)? */, "", name)
+		skipped(name)
 	}
+	nrecent = 0
 }
 
-function skipped(what) {
-	if (may_skip(what)) {
-		skips_seen++
-	} else {
-		fail++
-		complain("must not skip: " what)
-	}
+function skipped(what,	i) {
+	for (i = 0; i < nskips; i++)
+		if ((prog "." device " " what) ~ "^" skip[i] "$") {
+			skips_seen++
+			return
+		}
+	fail++
+	complain("must not skip: " what)
 }
 
-function number(line) {
-	sub(/^ *(not )?ok /, "", line)
-	return line + 0
-}
-
-function finish(rc,	i) {
+function finish(rc) {
 	close_nested(-1)
 	if (rc == 137) {
 		hang = 1
@@ -92,11 +101,15 @@ function finish(rc,	i) {
 	}
 	if (!pass && !fail && !skips_seen)
 		complain("no result")
-	if (why && !fail)
-		fail++
+	if (why) {
+		note_recent()
+		if (!fail)
+			fail++
+	}
 	total_pass += pass
 	total_fail += fail
 	total_skip += skips_seen
+	show_notes()
 	say((fail ? "not ok " : "ok ") programs " " prog "." device " # " \
 	    pass + 0 " passed, " fail + 0 " failed, " \
 	    skips_seen + 0 " skipped" (why ? " (" why ")" : ""))
@@ -124,7 +137,7 @@ BEGIN {
 	programs++
 	prog = $4
 	device = $5
-	pass = fail = skips_seen = failed_below = 0
+	pass = fail = skips_seen = failed_below = nrecent = nnotes = 0
 	why = ""
 	delete want
 	delete seen
@@ -153,16 +166,26 @@ BEGIN {
 	indent = RLENGTH
 }
 
+/^ *(not )?ok [0-9]+/ {
+	result(indent, $0)
+	next
+}
+
 /^ *1\.\.[0-9]+/ {
 	line = $0
 	sub(/^ *1\.\./, "", line)
 	want[indent] = line + 0
 	if (sub(/^0 *# *SKIP */, "all: ", line))
 		skipped(line)
+	next
 }
 
-/^ *(not )?ok [0-9]+/ {
-	result(indent, $0)
+/^# +RUN / {
+	nrecent = 0
+}
+
+/[^ ]/ && !/^# +(OK|FAIL) / && !/^# (PASSED|FAILED|Totals):/ {
+	recent[nrecent++] = $0
 }
 
 END {

@@ -31,13 +31,105 @@ expect() {
 	ktap_test_fail "$name"
 }
 
-# recorded NAME STATUS VERDICT CONSOLE [OPTIONS], with what the tests printed on
-# stdin
+# recorded NAME STATUS VERDICT CONSOLE [OPTIONS], with the output on stdin
 recorded() {
 	cat > "$tmp/output.log"
 	printf '%s' "$3" > "$tmp/verdict"
 	printf '[    0.000000] Linux version\n%s\n' "$4" > "$tmp/console.log"
 	expect "$1" "$2" "$vmtest" -w "$tmp" "${@:5}" --judge
+}
+
+# output LINES [STATUS [PROGRAM DEVICE]]: a program that printed LINES
+output() {
+	printf '#vmtest# plan 1\n#vmtest# begin 1 %s %s\nTAP version 13\n%b\n' \
+		"${3:-prog}" "${4:-edu}" "$1"
+	printf '\n#vmtest# end 1 %s\n#vmtest# done 1\n' "${2:-0}"
+}
+
+ok="done 1 lockdep 1 leaks 0"
+good=$(output '1..2\nok 1 a\nok 2 b')
+
+# printed NAME STATUS LINES [PROGRAM'S STATUS]
+printed() {
+	recorded "$1" "$2" "$ok" "" < <(output "${@:3}")
+}
+
+# skipped NAME STATUS PROGRAM DEVICE REASON [OPTIONS]
+skipped() {
+	recorded "$1" "$2" "$ok" "" "${@:6}" < <(
+		output "1..1\nok 1 a # SKIP $5" 0 "$3" "$4")
+}
+
+# console NAME STATUS LINE
+console() {
+	recorded "$1" "$2" "$ok" "[    9.9] $3" <<< "$good"
+}
+
+# shows NAME LINES: the last run printed LINES, and no more than 20 before a result
+shows() {
+	local line
+
+	while read -r line; do
+		grep -qxF "$line" "$tmp/out" && continue
+		sed 's/^/# /' "$tmp/out"
+		ktap_print_msg "missing: $line"
+		ktap_test_fail "$1"
+		return
+	done <<< "$2"
+	[ "$(grep -c '^# ' "$tmp/out")" -le 22 ]
+	ktap_test_result "$1" test $? -eq 0
+}
+
+recorded_runs() {
+	local many
+
+	recorded "all is well" 0 "$ok" "" <<< "$good"
+	printed "nested results" 0 '1..1\n    1..2\n    ok 1 a\n    ok 2 b\nok 1 all'
+	printed "a failed test" 1 '1..2\nok 1 a\nnot ok 2 b' 1
+	printed "a nested failure" 1 \
+		'1..1\n    1..2\n    ok 1 a\n    not ok 2 b\nok 1 all'
+	printed "an exit status" 1 '1..1\nok 1 a' 139
+	printed "a missing result" 1 '1..2\nok 1 a'
+	printed "a missing plan" 1 'ok 1 a'
+	printed "a missing nested result" 1 '1..1\n    1..2\n    ok 1 a\nok 1 all'
+	printed "nested results without a plan" 0 '1..1\n    ok 1 a\nok 1 all'
+	printed "nested results without an end" 1 '1..1\n    ok 1 a'
+	printed "results out of order" 1 '1..2\nok 2 b\nok 2 b'
+	printed "no result at all" 1 hello
+	printed "a skip that is not allowed" 1 '1..1\nok 1 a # SKIP why'
+	printed "all skipped" 1 '1..0 # SKIP why' 4
+	printed "a program that hangs" 77 '1..2\nok 1 a\n#  RUN   b ...' 137
+	shows "what hangs" "# RUN   b ..."
+	printed "an assertion" 1 '1..2\n# noise\nok 1 a\n#  RUN   b ...\n# x.c:1:b:
+Expected 0 (0) == 1 (1)\n#  FAIL  b\nnot ok 2 b' 1
+	shows "the assertion" $'# x.c:1:b:\n# Expected 0 (0) == 1 (1)\n# not ok 2 b'
+	many=$(seq -f '# assertion\n# more\nnot ok %.0f x' -s '\n' 15)
+	printed "many failures" 1 "1..15\n$many" 1
+	shows "all of many failures" "$(seq -f '# not ok %.0f x' 15)"
+	skipped "a skip without the debug kernel" 0 \
+		vfio_pci_dmabuf_fail_nth_test ivshmem "No fault injection"
+	skipped "a skip on the debug kernel" 1 \
+		vfio_pci_dmabuf_fail_nth_test ivshmem "No fault injection" -D
+	skipped "a skip with nopat" 0 kunit vfio_pci_memtype_wc \
+		"No write-combining on this machine" -A nopat
+	skipped "a skip without nopat" 1 kunit vfio_pci_memtype_wc \
+		"No write-combining on this machine"
+	recorded "output that is cut off" 72 "$ok" "" < <(head -n 4 <<< "$good")
+	recorded "programs that did not run" 72 "$ok" "" <<< "${good/plan 1/plan 2}"
+	recorded "no verdict" 72 "" "" <<< "$good"
+	recorded "half a verdict" 72 "done 1 lock" "" <<< "$good"
+	recorded "lockdep off" 75 "done 1 lockdep 0 leaks 0" "" <<< "$good"
+	recorded "a leak" 76 "done 1 lockdep 1 leaks 2" "" <<< "$good"
+	recorded "a failed set-up" 78 "setup cannot bind x" "" <<< "$good"
+	console "a splat after ok lines" 74 "BUG: KASAN: slab-use-after-free in x"
+	console "a warning" 74 "WARNING: x at y"
+	console "a lockdep report" 75 \
+		"WARNING: possible circular locking dependency detected"
+	console "a sleep in atomic context" 74 \
+		"BUG: sleeping function called from invalid context"
+	console "a hung task" 77 "INFO: task x:1 blocked for more than 120 seconds."
+	console "a stall" 77 "rcu: INFO: rcu_preempt self-detected stall on CPU"
+	console "a panic in the log" 73 "Kernel panic - not syncing: x"
 }
 
 program() {
@@ -50,84 +142,11 @@ program() {
 		-t 1 --exec "$tmp/program" "$@"
 }
 
-# The output of one test program with the result lines of stdin
-output() {
-	printf '#vmtest# plan 1\n#vmtest# begin 1 prog edu\nTAP version 13\n'
-	cat
-	printf '\n#vmtest# end 1 %s\n#vmtest# done 1\n' "${1:-0}"
-}
-
-good() {
-	printf '1..2\nok 1 a\nok 2 b\n' | output
-}
-
-# PROGRAM DEVICE REASON
-skipped() {
-	printf '1..1\nok 1 a # SKIP %s\n' "$3" | output |
-		sed "s/prog edu/$1 $2/"
-}
-
-recorded_runs() {
-	local ok="done 1 lockdep 1 leaks 0"
-
-	recorded "all is well" 0 "$ok" "" < <(good)
-	recorded "nested results" 0 "$ok" "" < <(printf '%s\n' 1..1 \
-		"    1..2" "    ok 1 a" "    ok 2 b" "ok 1 all" | output)
-	recorded "a failed test" 1 "$ok" "" < <(
-		printf '1..2\nok 1 a\nnot ok 2 b\n' | output 1)
-	recorded "a nested failure" 1 "$ok" "" < <(printf '%s\n' 1..1 \
-		"    1..2" "    ok 1 a" "    not ok 2 b" "ok 1 all" | output)
-	recorded "an exit status" 1 "$ok" "" < <(
-		printf '1..1\nok 1 a\n' | output 139)
-	recorded "a missing result" 1 "$ok" "" < <(printf '1..2\nok 1 a\n' | output)
-	recorded "a missing plan" 1 "$ok" "" < <(printf 'ok 1 a\n' | output)
-	recorded "a missing nested result" 1 "$ok" "" < <(printf '%s\n' 1..1 \
-		"    1..2" "    ok 1 a" "ok 1 all" | output)
-	recorded "nested results without a plan" 0 "$ok" "" < <(printf '%s\n' \
-		1..1 "    ok 1 a" "ok 1 all" | output)
-	recorded "nested results without an end" 1 "$ok" "" < <(printf '%s\n' \
-		1..1 "    ok 1 a" | output)
-	recorded "results out of order" 1 "$ok" "" < <(
-		printf '1..2\nok 2 b\nok 2 b\n' | output)
-	recorded "no result at all" 1 "$ok" "" < <(echo hello | output)
-	recorded "a skip that is not allowed" 1 "$ok" "" < <(
-		printf '1..1\nok 1 a # SKIP why\n' | output)
-	recorded "a skip without the debug kernel" 0 "$ok" "" < <(
-		skipped vfio_pci_dmabuf_fail_nth_test ivshmem "No fault injection")
-	recorded "a skip on the debug kernel" 1 "$ok" "" -D < <(
-		skipped vfio_pci_dmabuf_fail_nth_test ivshmem "No fault injection")
-	recorded "a skip with nopat" 0 "$ok" "" -A nopat < <(
-		skipped kunit vfio_pci_memtype_wc \
-			"No write-combining on this machine")
-	recorded "a skip without nopat" 1 "$ok" "" < <(
-		skipped kunit vfio_pci_memtype_wc \
-			"No write-combining on this machine")
-	recorded "all skipped" 1 "$ok" "" < <(printf '1..0 # SKIP why\n' | output 4)
-	recorded "a program that hangs" 77 "$ok" "" < <(
-		printf '1..2\nok 1 a\n' | output 137)
-	recorded "output that is cut off" 72 "$ok" "" < <(good | head -n 4)
-	recorded "programs that did not run" 72 "$ok" "" < <(
-		good | sed 's/plan 1/plan 2/')
-	recorded "no verdict" 72 "" "" < <(good)
-	recorded "half a verdict" 72 "done 1 lock" "" < <(good)
-	recorded "a splat after ok lines" 74 "$ok" \
-		"[    9.9] BUG: KASAN: slab-use-after-free in x" < <(good)
-	recorded "a warning" 74 "$ok" "[    9.9] WARNING: x at y" < <(good)
-	recorded "a lockdep report" 75 "$ok" \
-		"[    9.9] WARNING: possible circular locking dependency detected" \
-		< <(good)
-	recorded "a sleep in atomic context" 74 "$ok" \
-		"[    9.9] BUG: sleeping function called from invalid context" \
-		< <(good)
-	recorded "lockdep off" 75 "done 1 lockdep 0 leaks 0" "" < <(good)
-	recorded "a leak" 76 "done 1 lockdep 1 leaks 2" "" < <(good)
-	recorded "a hung task" 77 "$ok" \
-		"[    9.9] INFO: task x:1 blocked for more than 120 seconds." \
-		< <(good)
-	recorded "a stall" 77 "$ok" \
-		"[    9.9] rcu: INFO: rcu_preempt self-detected stall on CPU" \
-		< <(good)
-	recorded "a failed set-up" 78 "setup cannot bind x" "" < <(good)
+# config NAME STATUS [LINE]: a kernel of others, that has what is needed and LINE
+config() {
+	grep -hE ^CONFIG_ "$dir"/config{,.vmtest} > "$tmp/build/.config"
+	echo "${3-}" >> "$tmp/build/.config"
+	expect "$1" "$2" "$vmtest" -n -d "$tmp/build" -w "$tmp/guest" --build
 }
 
 real_runs() {
@@ -138,7 +157,7 @@ real_runs() {
 	program "a panic" 73 'echo c > /proc/sysrq-trigger'
 	program "a guest that ends early" 72 'poweroff -f'
 	VMTEST_BOOT_LIMIT=20 program "a guest that hangs" 77 'sleep 1000'
-	mkdir "$tmp/bin"
+	mkdir "$tmp/bin" "$tmp/build"
 	cat > "$tmp/bin/qemu-system-x86_64" <<'EOT'
 #!/bin/sh
 for arg; do
@@ -156,20 +175,17 @@ EOT
 		--exec "$tmp/program"
 	expect "a path with a blank" 2 "$vmtest" -n -w "$tmp/a b" \
 		--exec "$tmp/program"
-	mkdir "$tmp/build"
-	echo "CONFIG_SMP=y" > "$tmp/build/.config"
-	expect "a missing config option" 71 "$vmtest" -n -d "$tmp/build" \
-		-w "$tmp/guest" --exec "$tmp/program"
-	grep -h ^CONFIG_ "$dir"/config{,.vmtest} > "$tmp/build/.config"
-	echo "CONFIG_MODULES=y" >> "$tmp/build/.config"
-	expect "more config options" 0 "$vmtest" -n -d "$tmp/build" \
-		-w "$tmp/guest" --build
 	expect "a dynamic program" 2 "$vmtest" -n -w "$tmp/guest" \
 		--exec "$(realpath "$(command -v readelf)")"
+	config "more config options" 0 CONFIG_MODULES=y
+	config "an option that must be off" 71 CONFIG_SLUB_TINY=y
+	sed -i /CONFIG_SMP=/d "$tmp/build/.config"
+	expect "a missing config option" 71 "$vmtest" -n -d "$tmp/build" \
+		-w "$tmp/guest" --build
 }
 
 ktap_print_header
-ktap_set_plan 45
+ktap_set_plan 52
 recorded_runs
 real_runs
 ktap_finished

@@ -7,11 +7,11 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 #include <linux/kernel.h>
 #include <linux/types.h>
-#include <linux/vfio.h>
 
 #include "../../../kselftest.h"
 #include <libvfio.h>
@@ -23,82 +23,44 @@
 struct client_call {
 	int (*fn)(void *data, const int *fds);
 	int ret;
+	int nr_fds;
 	char data[CLIENT_MAX_DATA];
 };
 
-static void send_call(int sock, struct client_call *call, const int *fds, int nr)
-{
-	char control[CMSG_SPACE(sizeof(int) * CLIENT_MAX_FDS)] = {};
-	struct iovec iov = {
-		.iov_base = call,
-		.iov_len = sizeof(*call),
-	};
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-	};
-	struct cmsghdr *cmsg;
-
-	VFIO_ASSERT_LE(nr, CLIENT_MAX_FDS);
-	if (nr) {
-		msg.msg_control = control;
-		msg.msg_controllen = CMSG_SPACE(sizeof(int) * nr);
-
-		cmsg = CMSG_FIRSTHDR(&msg);
-		cmsg->cmsg_level = SOL_SOCKET;
-		cmsg->cmsg_type = SCM_RIGHTS;
-		cmsg->cmsg_len = CMSG_LEN(sizeof(int) * nr);
-		memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * nr);
-	}
-
-	VFIO_ASSERT_EQ(sendmsg(sock, &msg, MSG_NOSIGNAL), sizeof(*call));
-}
-
-/* Returns false when the other end is closed. */
-static bool recv_call(int sock, struct client_call *call, int *fds)
-{
+/* A call on its way to the client, with descriptors */
+struct client_msg {
+	struct msghdr hdr;
+	struct iovec iov;
 	char control[CMSG_SPACE(sizeof(int) * CLIENT_MAX_FDS)];
-	struct iovec iov = {
-		.iov_base = call,
-		.iov_len = sizeof(*call),
-	};
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control,
-		.msg_controllen = sizeof(control),
-	};
-	struct cmsghdr *cmsg;
-	ssize_t ret;
-	int i;
+};
 
-	for (i = 0; i < CLIENT_MAX_FDS; i++)
-		fds[i] = -1;
-
-	ret = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC);
-	VFIO_ASSERT_TRUE(!ret || ret == sizeof(*call));
-	VFIO_ASSERT_FALSE(msg.msg_flags & (MSG_CTRUNC | MSG_TRUNC));
-
-	cmsg = CMSG_FIRSTHDR(&msg);
-	if (cmsg)
-		memcpy(fds, CMSG_DATA(cmsg), cmsg->cmsg_len - CMSG_LEN(0));
-
-	return ret;
+static struct cmsghdr *client_msg_init(struct client_msg *msg,
+				       struct client_call *call)
+{
+	memset(msg, 0, sizeof(*msg));
+	msg->iov = (struct iovec){ call, sizeof(*call) };
+	msg->hdr.msg_iov = &msg->iov;
+	msg->hdr.msg_iovlen = 1;
+	msg->hdr.msg_control = msg->control;
+	msg->hdr.msg_controllen = sizeof(msg->control);
+	return CMSG_FIRSTHDR(&msg->hdr);
 }
 
 static void client_main(int sock)
 {
 	struct client_call call;
-	int fds[CLIENT_MAX_FDS];
-	int i;
+	struct client_msg msg;
+	struct cmsghdr *cmsg = client_msg_init(&msg, &call);
+	int *fds = (int *)CMSG_DATA(cmsg);
 
-	while (recv_call(sock, &call, fds)) {
+	while (recvmsg(sock, &msg.hdr, MSG_CMSG_CLOEXEC) == sizeof(call)) {
+		VFIO_ASSERT_FALSE(msg.hdr.msg_flags & (MSG_CTRUNC | MSG_TRUNC));
 		call.ret = call.fn(call.data, fds);
-		for (i = 0; i < CLIENT_MAX_FDS; i++) {
-			if (fds[i] >= 0)
-				close(fds[i]);
-		}
-		send_call(sock, &call, NULL, 0);
+		while (call.nr_fds)
+			close_assert(fds[--call.nr_fds]);
+		VFIO_ASSERT_EQ(send(sock, &call, sizeof(call), MSG_NOSIGNAL),
+			       sizeof(call));
+		client_msg_init(&msg, &call);
 	}
 }
 
@@ -115,17 +77,14 @@ struct vfio_client *vfio_client_start(void)
 	if (!client->pid) {
 		/* Never outlive the test, whatever happens to it. */
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-
-		VFIO_ASSERT_EQ(dup2(socks[1], STDERR_FILENO + 1),
-			       STDERR_FILENO + 1);
-		VFIO_ASSERT_EQ(close_range(STDERR_FILENO + 2, ~0U, 0), 0);
-		client_main(STDERR_FILENO + 1);
+		VFIO_ASSERT_EQ(dup2(socks[1], STDIN_FILENO), STDIN_FILENO);
+		VFIO_ASSERT_EQ(close_range(STDERR_FILENO + 1, ~0U, 0), 0);
+		client_main(STDIN_FILENO);
 		_exit(0);
 	}
 
-	VFIO_ASSERT_EQ(close(socks[1]), 0);
+	close_assert(socks[1]);
 	client->sock = socks[0];
-
 	return client;
 }
 
@@ -133,10 +92,9 @@ void vfio_client_stop(struct vfio_client *client)
 {
 	int status;
 
-	VFIO_ASSERT_EQ(close(client->sock), 0);
+	close_assert(client->sock);
 	VFIO_ASSERT_EQ(waitpid(client->pid, &status, 0), client->pid);
 	VFIO_ASSERT_EQ(status, 0, "The client failed\n");
-
 	free(client);
 }
 
@@ -144,16 +102,25 @@ int vfio_client_call(struct vfio_client *client,
 		     int (*fn)(void *data, const int *fds), void *data,
 		     size_t size, const int *fds, int nr)
 {
-	struct client_call call = { .fn = fn };
-	int none[CLIENT_MAX_FDS];
+	struct client_call call = { .fn = fn, .nr_fds = nr };
+	struct client_msg msg;
+	struct cmsghdr *cmsg = client_msg_init(&msg, &call);
 
 	VFIO_ASSERT_LE(size, sizeof(call.data));
+	VFIO_ASSERT_LE(nr, CLIENT_MAX_FDS);
 	memcpy(call.data, data, size);
-	send_call(client->sock, &call, fds, nr);
-	VFIO_ASSERT_TRUE(recv_call(client->sock, &call, none),
-			 "The client is gone\n");
-	memcpy(data, call.data, size);
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(*fds) * nr);
+	msg.hdr.msg_controllen = nr ? CMSG_SPACE(sizeof(*fds) * nr) : 0;
+	if (nr)
+		memcpy(CMSG_DATA(cmsg), fds, sizeof(*fds) * nr);
 
+	VFIO_ASSERT_EQ(sendmsg(client->sock, &msg.hdr, MSG_NOSIGNAL),
+		       sizeof(call));
+	VFIO_ASSERT_EQ(recv(client->sock, &call, sizeof(call), 0), sizeof(call),
+		       "The client is gone\n");
+	memcpy(data, call.data, size);
 	return call.ret;
 }
 
@@ -165,6 +132,7 @@ struct client_access {
 	u64 offset;
 	size_t size;
 	u32 val;
+	bool write;
 };
 
 static int client_mmap(void *data, const int *fds)
@@ -172,7 +140,7 @@ static int client_mmap(void *data, const int *fds)
 	struct client_access *access = data;
 
 	if (client_vaddr)
-		VFIO_ASSERT_EQ(munmap(client_vaddr, client_size), 0);
+		munmap_assert(client_vaddr, client_size);
 
 	client_size = access->size;
 	return __mmap_shared(fds[0], access->offset, access->size,
@@ -180,23 +148,13 @@ static int client_mmap(void *data, const int *fds)
 }
 
 /* A failed mmap() leaves no mapping, and an access answers SIGSEGV. */
-static void *client_addr(const struct client_access *access)
-{
-	return client_vaddr ? client_vaddr + access->offset : NULL;
-}
-
-static int client_read(void *data, const int *fds)
+static int client_access(void *data, const int *fds)
 {
 	struct client_access *access = data;
+	void *addr = client_vaddr ? client_vaddr + access->offset : NULL;
 
-	return try_read32(client_addr(access), &access->val);
-}
-
-static int client_write(void *data, const int *fds)
-{
-	struct client_access *access = data;
-
-	return try_write32(client_addr(access), access->val);
+	return access->write ? try_write32(addr, access->val) :
+			       try_read32(addr, &access->val);
 }
 
 static int client_revoke(void *data, const int *fds)
@@ -222,21 +180,23 @@ void vfio_client_mmap(struct vfio_client *client, int fd, u64 offset,
 int vfio_client_read32(struct vfio_client *client, u64 offset, u32 *val)
 {
 	struct client_access access = { .offset = offset };
-	int ret;
+	int ret = vfio_client_call(client, client_access, &access,
+				   sizeof(access), NULL, 0);
 
-	ret = vfio_client_call(client, client_read, &access, sizeof(access),
-			       NULL, 0);
 	if (val)
 		*val = access.val;
-
 	return ret;
 }
 
 int vfio_client_write32(struct vfio_client *client, u64 offset, u32 val)
 {
-	struct client_access access = { .offset = offset, .val = val };
+	struct client_access access = {
+		.offset = offset,
+		.val = val,
+		.write = true,
+	};
 
-	return vfio_client_call(client, client_write, &access, sizeof(access),
+	return vfio_client_call(client, client_access, &access, sizeof(access),
 				NULL, 0);
 }
 
@@ -251,35 +211,27 @@ int vfio_client_revoke(struct vfio_client *client, int fd, int dmabuf_fd)
 
 int run_in_child(int (*fn)(void *arg), void *arg)
 {
+	pid_t pid = fork();
 	int status;
-	pid_t pid;
 
-	pid = fork();
 	VFIO_ASSERT_GE(pid, 0);
-
 	if (!pid)
 		_exit(fn(arg));
 
 	VFIO_ASSERT_EQ(waitpid(pid, &status, 0), pid);
-
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-struct span {
-	const void *vaddr;
-	size_t size;
-};
-
 static int touch_span(void *arg)
 {
-	struct span *span = arg;
+	struct iovec *span = arg;
 
-	return try_touch_pages(span->vaddr, span->size);
+	return try_touch_pages(span->iov_base, span->iov_len);
 }
 
 int touch_pages_in_child(const void *vaddr, size_t size)
 {
-	struct span span = { vaddr, size };
+	struct iovec span = { (void *)vaddr, size };
 
 	return run_in_child(touch_span, &span);
 }

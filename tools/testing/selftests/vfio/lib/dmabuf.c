@@ -10,7 +10,6 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
-#include <linux/kernel.h>
 #include <linux/types.h>
 #include <linux/vfio.h>
 
@@ -43,7 +42,6 @@ int __vfio_pci_dmabuf_export(struct vfio_pci_device *device, u32 index,
 	feature = calloc_assert(1, argsz);
 	feature->argsz = argsz;
 	feature->flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF;
-
 	dma_buf = (void *)feature->data;
 	dma_buf->region_index = index;
 	dma_buf->open_flags = open_flags;
@@ -88,14 +86,12 @@ int __vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, u32 index,
 int vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, u32 index,
 				 u64 offset, u64 size)
 {
-	int fd = __vfio_pci_dmabuf_export_range(device, index,
-						O_RDWR | O_CLOEXEC, 0, offset,
-						size);
+	struct vfio_region_dma_range range = {
+		.offset = offset,
+		.length = size,
+	};
 
-	VFIO_ASSERT_GE(fd, 0, "Export of BAR %u failed: %s\n", index,
-		       strerror(-fd));
-
-	return fd;
+	return vfio_pci_dmabuf_export(device, index, &range, 1);
 }
 
 int __vfio_pci_dmabuf_revoke_fd(int device_fd, int dmabuf_fd)
@@ -105,10 +101,8 @@ int __vfio_pci_dmabuf_revoke_fd(int device_fd, int dmabuf_fd)
 		.dmabuf_fd = dmabuf_fd,
 	};
 
-	if (ioctl(device_fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &args))
-		return -errno;
-
-	return 0;
+	return ioctl(device_fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &args) ?
+	       -errno : 0;
 }
 
 int __vfio_pci_dmabuf_revoke(struct vfio_pci_device *device, int dmabuf_fd)
@@ -118,42 +112,35 @@ int __vfio_pci_dmabuf_revoke(struct vfio_pci_device *device, int dmabuf_fd)
 
 void vfio_pci_dmabuf_revoke(struct vfio_pci_device *device, int dmabuf_fd)
 {
-	int ret = __vfio_pci_dmabuf_revoke(device, dmabuf_fd);
-
-	VFIO_ASSERT_EQ(ret, 0, "Revoke failed: %s\n", strerror(-ret));
+	VFIO_ASSERT_EQ(__vfio_pci_dmabuf_revoke(device, dmabuf_fd), 0);
 }
 
 int __mmap_shared(int fd, u64 offset, size_t size, int prot, void **vaddr)
 {
 	*vaddr = mmap(NULL, size, prot, MAP_SHARED, fd, offset);
-	if (*vaddr == MAP_FAILED) {
-		*vaddr = NULL;
-		return -errno;
-	}
+	if (*vaddr != MAP_FAILED)
+		return 0;
 
-	return 0;
+	*vaddr = NULL;
+	return -errno;
 }
 
 void *mmap_shared(int fd, u64 offset, size_t size)
 {
 	void *vaddr;
-	int ret;
 
-	ret = __mmap_shared(fd, offset, size, PROT_READ | PROT_WRITE, &vaddr);
-	VFIO_ASSERT_EQ(ret, 0, "mmap failed: %s\n", strerror(-ret));
-
+	VFIO_ASSERT_EQ(__mmap_shared(fd, offset, size, PROT_READ | PROT_WRITE,
+				     &vaddr), 0);
 	return vaddr;
 }
 
 void *mmap_shared_aligned(int fd, u64 offset, size_t size, size_t align,
 			  size_t misalign)
 {
-	void *reserved = mmap_reserve(size, align, misalign);
-	void *vaddr;
+	void *vaddr = mmap_reserve(size, align, misalign);
 
-	vaddr = mmap(reserved, size, PROT_READ | PROT_WRITE,
-		     MAP_SHARED | MAP_FIXED, fd, offset);
-	VFIO_ASSERT_EQ(vaddr, reserved);
+	VFIO_ASSERT_EQ(mmap(vaddr, size, PROT_READ | PROT_WRITE,
+			    MAP_SHARED | MAP_FIXED, fd, offset), vaddr);
 
 	/* Fails without THP; then there are no huge pages to ask for. */
 	madvise(vaddr, size, MADV_HUGEPAGE);
@@ -191,15 +178,12 @@ static bool bar_is_usable(struct vfio_pci_device *device, int index,
 int vfio_pci_largest_bar(struct vfio_pci_device *device, u64 min_size)
 {
 	int i, largest = -1;
-	u64 size = 0;
 
 	for (i = 0; i < PCI_STD_NUM_BARS; i++) {
-		if (!bar_is_usable(device, i, min_size) ||
-		    device->bars[i].info.size <= size)
-			continue;
-
-		largest = i;
-		size = device->bars[i].info.size;
+		if (bar_is_usable(device, i, min_size)) {
+			largest = i;
+			min_size = device->bars[i].info.size + 1;
+		}
 	}
 
 	return largest;
@@ -207,29 +191,25 @@ int vfio_pci_largest_bar(struct vfio_pci_device *device, u64 min_size)
 
 int vfio_pci_last_bar(struct vfio_pci_device *device, u64 min_size)
 {
-	int i;
+	int i = PCI_STD_NUM_BARS - 1;
 
-	for (i = PCI_STD_NUM_BARS - 1; i >= 0; i--) {
-		if (bar_is_usable(device, i, min_size))
-			break;
-	}
+	while (i >= 0 && !bar_is_usable(device, i, min_size))
+		i--;
 
 	return i;
 }
 
 int vfio_pci_memory_bar(struct vfio_pci_device *device, u64 min_size)
 {
-	const char *named = getenv("VFIO_SELFTESTS_MEMORY_BAR") ?: "";
-	int nr, bar;
+	const char *bars = getenv("VFIO_SELFTESTS_MEMORY_BAR") ?: "";
+	char name[32];
+	int i;
 
-	for (; sscanf(named, "%*[^: ]:%*[^: ]:%*[^: ]:%d%n", &bar, &nr) == 1;
-	     named += nr + strspn(named + nr, " ")) {
-		if (strncmp(named, device->bdf, strlen(device->bdf)))
-			continue;
-
-		VFIO_ASSERT_TRUE(bar >= 0 && bar < PCI_STD_NUM_BARS);
-		if (bar_is_usable(device, bar, min_size))
-			return bar;
+	for (i = 0; i < PCI_STD_NUM_BARS; i++) {
+		snprintf_assert(name, (int)sizeof(name), "%s:%d", device->bdf,
+				i);
+		if (strstr(bars, name) && bar_is_usable(device, i, min_size))
+			return i;
 	}
 
 	return -1;
@@ -270,7 +250,7 @@ void dmabuf_test_close(struct vfio_pci_device **device)
 void dmabuf_test_reopen(struct iommu *iommu, struct vfio_pci_device **device)
 {
 	if (*device)
-		dmabuf_test_close(device);
+		vfio_pci_device_cleanup(*device);
 	*device = vfio_pci_device_init(device_bdf, iommu);
 }
 
@@ -289,10 +269,9 @@ const char *vfio_pci_dmabuf_fdinfo(int dmabuf_fd)
 
 	info[0] = '\0';
 	while (fgets(line, sizeof(line), file)) {
-		if (strncmp(line, prefix, strlen(prefix)))
-			continue;
 		VFIO_ASSERT_LT(strlen(info) + strlen(line), sizeof(info));
-		strcat(info, line + strlen(prefix));
+		if (!strncmp(line, prefix, strlen(prefix)))
+			strcat(info, line + strlen(prefix));
 	}
 	VFIO_ASSERT_EQ(fclose(file), 0);
 
@@ -310,15 +289,13 @@ bool vfio_pci_dmabuf_fdinfo_has(int dmabuf_fd, const char *key, const char *val)
 bool vfio_pci_dmabuf_reaches_state(int dmabuf_fd, const char *state,
 				   int timeout_ms)
 {
-	int ms;
-
-	for (ms = 0; ms < timeout_ms; ms++) {
-		if (vfio_pci_dmabuf_fdinfo_has(dmabuf_fd, "state", state))
-			return true;
+	while (!vfio_pci_dmabuf_fdinfo_has(dmabuf_fd, "state", state)) {
+		if (!timeout_ms--)
+			return false;
 		usleep(1000);
 	}
 
-	return false;
+	return true;
 }
 
 int count_fds(void)
@@ -337,7 +314,7 @@ int count_fds(void)
 u64 count_inodes(void)
 {
 	FILE *file = fopen("/proc/sys/fs/inode-nr", "r");
-	unsigned long nr;
+	u64 nr;
 	int ret;
 
 	VFIO_ASSERT_NOT_NULL(file);

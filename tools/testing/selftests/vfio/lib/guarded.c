@@ -13,48 +13,42 @@
 #include "../../../kselftest.h"
 #include <libvfio.h>
 
-/*
- * Where the handler jumps to. NULL outside of a guarded access. Per thread:
- * a fault is answered on the thread that took it.
- */
+/* Where the handler jumps to; NULL outside of a guarded access */
 static __thread sigjmp_buf *guard;
-
 static pthread_once_t guard_once = PTHREAD_ONCE_INIT;
 
-static void guard_handler(int sig, siginfo_t *info, void *context)
+static void guard_handler(int sig)
 {
 	sigjmp_buf *env = READ_ONCE(guard);
 
 	if (env)
 		siglongjmp(*env, sig);
 
-	/* Not ours: the access is repeated on return, and then it kills. */
+	/* The access is repeated on return, and then it kills. */
 	signal(sig, SIG_DFL);
 }
 
 static void guard_install(void)
 {
 	/*
-	 * SA_NODEFER keeps the signal mask as it is, so that neither
-	 * sigsetjmp() nor siglongjmp() has to call into the kernel for it:
-	 * races are tested with these accessors.
+	 * With SA_NODEFER the signal mask stays the same, and sigsetjmp() needs
+	 * no system call to save it: race tests use these accessors.
 	 */
 	struct sigaction action = {
-		.sa_sigaction = guard_handler,
-		.sa_flags = SA_SIGINFO | SA_NODEFER,
+		.sa_handler = guard_handler,
+		.sa_flags = SA_NODEFER,
 	};
 
 	VFIO_ASSERT_EQ(sigaction(SIGBUS, &action, NULL), 0);
 	VFIO_ASSERT_EQ(sigaction(SIGSEGV, &action, NULL), 0);
 }
 
-/* Written by a macro as sigsetjmp() must not be left before the access. */
+/* A macro, as the function that calls sigsetjmp() must not return before. */
 #define guarded(_access) ({				\
 	sigjmp_buf __env;				\
 	int __sig;					\
 							\
 	pthread_once(&guard_once, guard_install);	\
-							\
 	__sig = sigsetjmp(__env, 0);			\
 	if (!__sig) {					\
 		WRITE_ONCE(guard, &__env);		\
@@ -83,11 +77,10 @@ int try_touch(const void *addr)
 
 int try_touch_pages(const void *addr, size_t size)
 {
-	size_t page_size = getpagesize();
+	size_t step = getpagesize(), offset;
 	int first = try_touch(addr);
-	size_t offset;
 
-	for (offset = page_size; offset < size; offset += page_size) {
+	for (offset = step; offset < size; offset += step) {
 		if (try_touch(addr + offset) != first)
 			return -1;
 	}
@@ -100,7 +93,6 @@ u64 nr_page_faults(void)
 	struct rusage usage;
 
 	VFIO_ASSERT_EQ(getrusage(RUSAGE_THREAD, &usage), 0);
-
 	return usage.ru_minflt + usage.ru_majflt;
 }
 
@@ -109,9 +101,8 @@ u64 faults_to_touch(const void *vaddr, size_t size, size_t step)
 	size_t offset = 0;
 	u64 faults;
 
-	/* Not to be counted: stack and data of the test itself. */
+	/* Do not count faults of the stack and of this function. */
 	VFIO_ASSERT_EQ(try_touch(&offset), 0);
-
 	faults = nr_page_faults();
 	for (offset = 0; offset < size; offset += step)
 		VFIO_ASSERT_EQ(try_touch(vaddr + offset), 0);

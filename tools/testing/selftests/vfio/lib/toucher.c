@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-#include <errno.h>
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -26,6 +24,16 @@ struct touch_state *touch_state_alloc(void)
 	return state;
 }
 
+static u32 touch_get_seq(struct touch_state *state)
+{
+	return __atomic_load_n(&state->seq, __ATOMIC_SEQ_CST);
+}
+
+enum touch_phase touch_get_phase(struct touch_state *state)
+{
+	return touch_get_seq(state) % TOUCH_NR_PHASES;
+}
+
 void touch_set_phase(struct touch_state *state, enum touch_phase phase)
 {
 	u32 seq = state->seq;
@@ -35,16 +43,6 @@ void touch_set_phase(struct touch_state *state, enum touch_phase phase)
 	} while (seq % TOUCH_NR_PHASES != phase);
 
 	__atomic_store_n(&state->seq, seq, __ATOMIC_SEQ_CST);
-}
-
-static u32 touch_get_seq(struct touch_state *state)
-{
-	return __atomic_load_n(&state->seq, __ATOMIC_SEQ_CST);
-}
-
-enum touch_phase touch_get_phase(struct touch_state *state)
-{
-	return touch_get_seq(state) % TOUCH_NR_PHASES;
 }
 
 /* Neither zero nor all ones, nor alike for neighbours. */
@@ -66,37 +64,33 @@ void touch_fill(void *bar, size_t size)
 static bool touch_is_right(struct touch_state *state, enum touch_phase phase,
 			   int sig, u32 val, u32 page)
 {
-	if (sig && sig != SIGBUS && !(sig == SIGSEGV && state->segv_allowed))
+	if (sig == SIGSEGV)
+		return state->segv_allowed;
+	if (sig)
+		return phase != TOUCH_ON;
+	if (phase == TOUCH_OFF)
 		return false;
-	if (sig && state->never_refused)
-		return false;
+	if (phase != TOUCH_ON && val == UINT32_MAX && state->ones_allowed)
+		return true;
 
-	switch (phase) {
-	case TOUCH_ON:
-		if (sig)
-			return sig == SIGSEGV;
-		break;
-	case TOUCH_OFF:
-		return sig;
-	default:
-		if (sig || (val == UINT32_MAX && state->ones_allowed))
-			return true;
-		break;
-	}
-
-	return val == touch_pattern(page + state->first_page);
+	return val == touch_pattern(page);
 }
 
 void touch_page(struct touch_state *state, const void *vaddr, u32 page)
 {
+	static const char * const phases[] = {
+		"there was access", "access went away", "access was gone",
+		"access came back",
+	};
 	u32 seq = touch_get_seq(state);
 	enum touch_phase phase = seq % TOUCH_NR_PHASES;
 	u32 val = 0;
 	int sig;
 
 	sig = try_read32(vaddr + (size_t)page * getpagesize(), &val);
-	__atomic_add_fetch(sig ? &state->nr_refused : &state->nr_done, 1,
-			   __ATOMIC_RELAXED);
+	if (sig != SIGSEGV)
+		__atomic_add_fetch(sig ? &state->nr_refused : &state->nr_done,
+				   1, __ATOMIC_RELAXED);
 
 	/* Otherwise the CPU may read the phase before the access is done. */
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
@@ -104,13 +98,9 @@ void touch_page(struct touch_state *state, const void *vaddr, u32 page)
 	    touch_is_right(state, phase, sig, val, page))
 		return;
 
-	if (__atomic_fetch_add(&state->nr_wrong, 1, __ATOMIC_RELAXED))
-		return;
-
-	state->wrong_phase = phase;
-	state->wrong_sig = sig;
-	state->wrong_val = val;
-	state->wrong_page = page;
+	if (!__atomic_fetch_add(&state->nr_wrong, 1, __ATOMIC_RELAXED))
+		fprintf(stderr, "# While %s: page %u: signal %d, %#x, not %#x\n",
+			phases[phase], page, sig, val, touch_pattern(page));
 }
 
 void touch_pages(struct touch_state *state, const void *vaddr, size_t size)
@@ -121,28 +111,41 @@ void touch_pages(struct touch_state *state, const void *vaddr, size_t size)
 		touch_page(state, vaddr, page);
 }
 
-static void toucher_round(struct toucher *toucher, bool last)
+static u64 now_ns(void)
 {
-	u32 nr_pages = toucher->size / getpagesize();
-	u32 i;
+	struct timespec ts;
 
-	for (i = 0; i < nr_pages; i++) {
-		if (!last && READ_ONCE(toucher->state->stop))
-			return;
-		touch_page(toucher->state, toucher->vaddr,
-			   toucher->backwards ? nr_pages - 1 - i : i);
-	}
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
 }
 
-static void *toucher_main(void *arg)
+bool touch_grows(const u64 *count)
+{
+	u64 end = now_ns() + JOB_ENDS_MS * 1000000ULL;
+	u64 old = READ_ONCE(*count);
+
+	while (READ_ONCE(*count) == old) {
+		if (now_ns() > end)
+			return false;
+		sched_yield();
+	}
+	return true;
+}
+
+static int toucher_main(void *arg, int fd)
 {
 	struct toucher *toucher = arg;
+	u32 nr = toucher->size / getpagesize();
+	u32 page = 0;
 
-	while (!READ_ONCE(toucher->state->stop))
-		toucher_round(toucher, false);
-	toucher_round(toucher, true);
+	while (!READ_ONCE(toucher->state->stop)) {
+		touch_page(toucher->state, toucher->vaddr,
+			   toucher->backwards ? nr - 1 - page : page);
+		page = (page + 1) % nr;
+	}
+	touch_pages(toucher->state, toucher->vaddr, toucher->size);
 
-	return NULL;
+	return 0;
 }
 
 /* The child must not hold anything that the parent may want to close. */
@@ -158,7 +161,7 @@ static void toucher_fork(struct toucher *toucher)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		VFIO_ASSERT_EQ(close_range(STDERR_FILENO + 1, ~0U, 0), 0);
 		WRITE_ONCE(*nr_forked, nr + 1);
-		toucher_main(toucher);
+		toucher_main(toucher, -1);
 		_exit(0);
 	}
 
@@ -166,63 +169,41 @@ static void toucher_fork(struct toucher *toucher)
 		sched_yield();
 }
 
-void toucher_start(struct toucher *toucher, struct touch_state *state,
-		   void *vaddr, size_t size, bool process)
+void touchers_start(struct toucher touchers[2], struct touch_state *state,
+		    void *vaddr, size_t size, bool process)
 {
-	toucher->state = state;
-	toucher->vaddr = vaddr;
-	toucher->size = size;
-	toucher->pid = 0;
+	int i;
 
-	if (!process) {
-		VFIO_ASSERT_EQ(pthread_create(&toucher->thread, NULL,
-					      toucher_main, toucher), 0);
-		return;
+	WRITE_ONCE(state->stop, false);
+	for (i = 0; i < 2; i++) {
+		touchers[i] = (struct toucher) {
+			.state = state,
+			.vaddr = vaddr,
+			.size = size,
+			.backwards = !i,
+		};
+		if (process && !i)
+			toucher_fork(&touchers[i]);
+		else
+			job_start(&touchers[i].job, toucher_main, &touchers[i],
+				  -1);
 	}
-
-	toucher_fork(toucher);
 }
 
-void toucher_join(struct toucher *toucher)
+void touchers_stop(struct toucher touchers[2])
 {
-	int status;
+	int i, status;
 
-	if (!toucher->pid) {
-		VFIO_ASSERT_EQ(pthread_join(toucher->thread, NULL), 0);
-		return;
+	WRITE_ONCE(touchers[0].state->stop, true);
+	for (i = 0; i < 2; i++) {
+		if (!touchers[i].pid) {
+			job_result(&touchers[i].job);
+			continue;
+		}
+		VFIO_ASSERT_EQ(waitpid(touchers[i].pid, &status, 0),
+			       touchers[i].pid);
+		VFIO_ASSERT_EQ(status, 0, "A touching process died\n");
 	}
-
-	VFIO_ASSERT_EQ(waitpid(toucher->pid, &status, 0), toucher->pid);
-	VFIO_ASSERT_EQ(status, 0, "A touching process died\n");
-}
-
-bool touch_all_right(struct touch_state *state)
-{
-	static const char * const phases[] = {
-		"there was access", "access went away", "access was gone",
-		"access came back",
-	};
-
-	if (!state->nr_wrong)
-		return true;
-
-	fprintf(stderr, "%u wrong accesses; the first, while %s: page %u: ",
-		state->nr_wrong, phases[state->wrong_phase], state->wrong_page);
-	if (state->wrong_sig)
-		fprintf(stderr, "signal %d\n", state->wrong_sig);
-	else
-		fprintf(stderr, "%#x, pattern %#x\n", state->wrong_val,
-			touch_pattern(state->wrong_page + state->first_page));
-
-	return false;
-}
-
-static u64 now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
 }
 
 void random_delay(u32 *seed, u32 max_us)

@@ -15,66 +15,47 @@
 #include "../../../kselftest.h"
 #include <libvfio.h>
 
-/* The first line of an entry; the others have no address */
-static bool parse_vma(const char *line, struct vma_info *info)
-{
-	unsigned long long start, end, offset, inode;
-	int name = 0;
-
-	if (sscanf(line, "%llx-%llx %*s %llx %*s %llu %n", &start, &end,
-		   &offset, &inode, &name) != 4)
-		return false;
-
-	info->start = start;
-	info->end = end;
-	info->offset = offset;
-	info->inode = inode;
-	snprintf(info->name, sizeof(info->name), "%s", line + name);
-	info->name[strcspn(info->name, "\n")] = '\0';
-
-	return true;
-}
-
 void vma_info(const void *vaddr, struct vma_info *info)
 {
 	static const char flags[] = "VmFlags:";
 	FILE *file = fopen("/proc/self/smaps", "r");
+	u64 addr = (u64)vaddr;
 	bool found = false;
 	char line[512];
 
 	VFIO_ASSERT_NOT_NULL(file);
+	memset(info, 0, sizeof(*info));
 	while (!found && fgets(line, sizeof(line), file)) {
-		if (parse_vma(line, info) ||
-		    strncmp(line, flags, strlen(flags)))
-			continue;
+		struct vma_info vma = {};
 
-		/* The last line of the entry */
-		found = (u64)vaddr >= info->start && (u64)vaddr < info->end;
-		snprintf(info->flags, sizeof(info->flags), "%s",
-			 line + strlen(flags));
+		/* The first line of an entry has addresses, the last one flags. */
+		if (sscanf(line, "%lx-%lx %*s %lx %*s %lu %255[^\n]",
+			   &vma.start, &vma.end, &vma.offset, &vma.inode,
+			   vma.name) >= 4)
+			*info = vma;
+
+		found = addr >= info->start && addr < info->end &&
+			!strncmp(line, flags, strlen(flags));
 	}
 	VFIO_ASSERT_EQ(fclose(file), 0);
 	VFIO_ASSERT_TRUE(found, "No mapping at %p\n", vaddr);
+
+	snprintf(info->flags, sizeof(info->flags), "%s", line + strlen(flags));
 }
 
 /* A line of the dump: addresses, size, bits set, and the level of the entry */
 static void page_table_line(const char *line, u64 start, u64 end,
 			    struct page_table_info *info)
 {
-	unsigned long long from, to;
-	u64 bytes;
+	u64 from, to, bytes;
 
 	/* Without this bit it is a hole, or the kernel. */
 	if (!strstr(line, "USR") ||
-	    sscanf(line, "0x%llx-0x%llx", &from, &to) != 2)
+	    sscanf(line, "0x%lx-0x%lx", &from, &to) != 2 ||
+	    from >= end || to <= start)
 		return;
 
-	from = max_t(u64, from, start);
-	to = min_t(u64, to, end);
-	if (from >= to)
-		return;
-
-	bytes = to - from;
+	bytes = min(to, end) - max(from, start);
 	info->bytes += bytes;
 	if (strstr(line, "PWT"))
 		info->bytes_pwt += bytes;
@@ -91,36 +72,25 @@ static void page_table_line(const char *line, u64 start, u64 end,
 		info->nr_pud += bytes / SZ_1G;
 }
 
+#define PAGE_TABLES "/sys/kernel/debug/page_tables/"
+
 static FILE *page_table_open(void)
 {
-	/* The first is there with page table isolation only. */
-	static const char * const paths[] = {
-		"/sys/kernel/debug/page_tables/current_user",
-		"/sys/kernel/debug/page_tables/current_kernel",
-	};
-	FILE *file = NULL;
-	int i;
+	/* Only there with page table isolation */
+	FILE *file = fopen(PAGE_TABLES "current_user", "r");
 
-	for (i = 0; i < ARRAY_SIZE(paths) && !file; i++)
-		file = fopen(paths[i], "r");
-
-	return file;
+	return file ?: fopen(PAGE_TABLES "current_kernel", "r");
 }
 
 bool page_table_info_supported(void)
 {
-	FILE *file;
+#ifdef __x86_64__
+	FILE *file = page_table_open();
 
-#ifndef __x86_64__
+	return file && !fclose(file);
+#else
 	return false;
 #endif
-	file = page_table_open();
-	if (!file)
-		return false;
-
-	VFIO_ASSERT_EQ(fclose(file), 0);
-
-	return true;
 }
 
 void page_table_info(const void *vaddr, size_t size,
@@ -130,39 +100,35 @@ void page_table_info(const void *vaddr, size_t size,
 	char line[256];
 
 	VFIO_ASSERT_NOT_NULL(file, "No page tables in debugfs\n");
-
 	memset(info, 0, sizeof(*info));
 	while (fgets(line, sizeof(line), file))
 		page_table_line(line, (u64)vaddr, (u64)vaddr + size, info);
-
 	VFIO_ASSERT_EQ(fclose(file), 0);
 }
 
 static int nr_wc_memtypes_once(u64 start, u64 end)
 {
 	FILE *file = fopen("/sys/kernel/debug/x86/pat_memtype_list", "r");
-	unsigned long long first, behind;
-	char line[256], type[32];
+	char line[256];
+	u64 from, to;
 	int nr = 0;
 
 	if (!file)
 		return -1;
 
 	while (fgets(line, sizeof(line), file)) {
-		if (sscanf(line, "PAT: [mem 0x%llx-0x%llx] %31s",
-			   &first, &behind, type) == 3 &&
-		    !strcmp(type, "write-combining") &&
-		    first <= end && start < behind)
+		if (sscanf(line, "PAT: [mem 0x%lx-0x%lx]", &from, &to) == 2 &&
+		    from <= end && start < to &&
+		    strstr(line, "] write-combining"))
 			nr++;
 	}
-
 	VFIO_ASSERT_EQ(fclose(file), 0);
 	return nr;
 }
 
 /*
- * The kernel goes through the list by position. One that is there the whole time
- * is missed when one before it goes, so read it more than once.
+ * The kernel walks the list by position, and misses an entry if one before it is
+ * removed meanwhile: read it more than once.
  */
 int nr_wc_memtypes(u64 start, u64 end)
 {
@@ -179,13 +145,11 @@ int pipe_write(const void *vaddr)
 	int ret;
 
 	VFIO_ASSERT_EQ(pipe(fds), 0);
-
 	ret = write(fds[1], vaddr, sizeof(u32));
 	if (ret < 0)
 		ret = -errno;
-
-	VFIO_ASSERT_EQ(close(fds[0]), 0);
-	VFIO_ASSERT_EQ(close(fds[1]), 0);
+	close_assert(fds[0]);
+	close_assert(fds[1]);
 
 	return ret;
 }
@@ -193,35 +157,24 @@ int pipe_write(const void *vaddr)
 int process_vm_read_self(const void *vaddr)
 {
 	u32 val;
-	struct iovec local = {
-		.iov_base = &val,
-		.iov_len = sizeof(val),
-	};
-	struct iovec remote = {
-		.iov_base = (void *)vaddr,
-		.iov_len = sizeof(val),
-	};
-	ssize_t ret;
-
-	ret = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
+	struct iovec local = { &val, sizeof(val) };
+	struct iovec remote = { (void *)vaddr, sizeof(val) };
+	ssize_t ret = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
 
 	return ret < 0 ? -errno : ret;
 }
 
 int proc_mem_read_self(const void *vaddr)
 {
-	ssize_t ret;
+	int fd = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+	int ret;
 	u32 val;
-	int fd;
 
-	fd = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
 	VFIO_ASSERT_GE(fd, 0);
-
 	ret = pread(fd, &val, sizeof(val), (off_t)vaddr);
 	if (ret < 0)
 		ret = -errno;
-
-	VFIO_ASSERT_EQ(close(fd), 0);
+	close_assert(fd);
 
 	return ret;
 }

@@ -13,20 +13,17 @@
 bool vfio_pci_dmabuf_supported(struct vfio_pci_device *device);
 
 /*
- * Export @nr_ranges ranges of region @index as one DMABUF. Returns its fd, or
- * -errno. @open_flags and @flags are passed on as they are.
+ * Export ranges of region @index as one DMABUF, or the one range [offset,
+ * offset + size). Return the fd; with "__" it may be -errno, and @open_flags
+ * and @flags are passed on unchecked.
  */
 int __vfio_pci_dmabuf_export(struct vfio_pci_device *device, u32 index,
 			     u32 open_flags, u32 flags,
 			     const struct vfio_region_dma_range *ranges,
 			     u32 nr_ranges);
-
-/* As above, writeable, of the default memory type, asserting success. */
 int vfio_pci_dmabuf_export(struct vfio_pci_device *device, u32 index,
 			   const struct vfio_region_dma_range *ranges,
 			   u32 nr_ranges);
-
-/* As both, for the one range [offset, offset + size) of region @index. */
 int __vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, u32 index,
 				   u32 open_flags, u32 flags, u64 offset,
 				   u64 size);
@@ -44,8 +41,8 @@ void *mmap_shared(int fd, u64 offset, size_t size);
 
 /*
  * As mmap_shared(), at an address with (vaddr % align) == misalign, and with
- * huge pages asked for: @align is the size of the huge page to make possible,
- * and @misalign == getpagesize() makes it impossible.
+ * MADV_HUGEPAGE: @align is the size of the huge page to make possible, and
+ * @misalign == getpagesize() makes it impossible.
  */
 void *mmap_shared_aligned(int fd, u64 offset, size_t size, size_t align,
 			  size_t misalign);
@@ -57,12 +54,11 @@ void *vfio_pci_region_mmap_aligned(struct vfio_pci_device *device, u32 index,
 				   u64 offset, size_t size, size_t align,
 				   size_t misalign);
 
-/* The region offset in the file of the device, for mmap(), pread(), pwrite() */
+/* The offset of region @index in the file of the device */
 static inline u64 vfio_pci_region_offset(struct vfio_pci_device *device,
 					 u32 index)
 {
 	VFIO_ASSERT_LT(index, PCI_STD_NUM_BARS);
-
 	return device->bars[index].info.offset;
 }
 
@@ -72,36 +68,29 @@ static inline u64 vfio_pci_region_offset(struct vfio_pci_device *device,
 
 /*
  * The index of a BAR that can be mapped and has at least @min_size bytes, or -1:
- * the largest one, or the one with the highest index.
+ * the largest one, the one with the highest index, or one that is plain memory,
+ * which keeps what is written to it and has no side effects.
+ * $VFIO_SELFTESTS_MEMORY_BAR lists such BARs as BDF:INDEX, separated by blanks.
  */
 int vfio_pci_largest_bar(struct vfio_pci_device *device, u64 min_size);
 int vfio_pci_last_bar(struct vfio_pci_device *device, u64 min_size);
-
-/*
- * The index of a BAR of at least @min_size bytes that is plain memory, which keeps
- * what is written to it and has no side effects, or -1. $VFIO_SELFTESTS_MEMORY_BAR
- * names such BARs: BDF:INDEX, several of them separated by blanks.
- */
 int vfio_pci_memory_bar(struct vfio_pci_device *device, u64 min_size);
 
 /*
- * What fdinfo says of a DMABUF, without "vfio-pci-" before and with a newline
- * after each line; and is @key among it, with this value? The string is
- * overwritten by the next call.
+ * The lines of fdinfo of a DMABUF that start with "vfio-pci-", without this
+ * prefix. The string is overwritten by the next call.
  */
 const char *vfio_pci_dmabuf_fdinfo(int dmabuf_fd);
 bool vfio_pci_dmabuf_fdinfo_has(int dmabuf_fd, const char *key,
 				const char *val);
-
-/* Is that so within @timeout_ms? */
 bool vfio_pci_dmabuf_reaches_state(int dmabuf_fd, const char *state,
 				   int timeout_ms);
 
-/* For comparisons: the number of fds of the process, of inodes in the system */
+/* For comparisons: fds of the process, and inodes of the system */
 int count_fds(void);
 u64 count_inodes(void);
 
-/* Another descriptor of what is behind @fd, which does not keep it open */
+/* An O_PATH descriptor of what @fd refers to */
 int open_o_path(int fd);
 
 #endif /* SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_DMABUF_H */

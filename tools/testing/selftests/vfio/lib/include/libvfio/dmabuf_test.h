@@ -7,14 +7,14 @@
 #include <libvfio.h>
 
 /*
- * Every test of DMABUFs works with one device. The tests read its BARs: registers
- * only if $VFIO_SELFTESTS_READ_BARS says that this has no side effects, as with the
- * devices of QEMU. Without that, only the BARs in $VFIO_SELFTESTS_MEMORY_BAR.
+ * Each test of DMABUFs works with the BARs of one device. Registers are read only
+ * if $VFIO_SELFTESTS_READ_BARS is set, which promises that a read has no side
+ * effects. Otherwise only the BARs in $VFIO_SELFTESTS_MEMORY_BAR are used.
  */
 extern const char *device_bdf;
 extern size_t page_size;
 
-/* To be called by main(), for these two */
+/* main() calls it, for these two. */
 void dmabuf_test_init(int *argc, char *argv[]);
 
 /* The members of a FIXTURE() that DMABUF_SETUP() sets */
@@ -23,12 +23,11 @@ void dmabuf_test_init(int *argc, char *argv[]);
 	struct vfio_pci_device *device;						\
 	int bar;								\
 	u64 bar_size;								\
-	/* Of the BAR in the file of the device */				\
-	u64 bar_offset
+	u64 bar_offset	/* in the file of the device */
 
 /*
  * Open the device and find a BAR of at least @_min_size bytes: one that is plain
- * memory if @_memory, otherwise the largest. Skips the test if there is none.
+ * memory if @_memory, otherwise the largest. Skip the test if there is none.
  *
  * Nothing needs to be released: each test is a process, and its exit closes and
  * unmaps, also if the test has failed. A FIXTURE_TEARDOWN() is for what would keep
@@ -52,8 +51,6 @@ void dmabuf_test_init(int *argc, char *argv[]);
 
 const char *dmabuf_test_open(bool memory, u64 min_size, struct iommu **iommu,
 			     struct vfio_pci_device **device, int *bar);
-
-/* Close the device, and open it again */
 void dmabuf_test_close(struct vfio_pci_device **device);
 void dmabuf_test_reopen(struct iommu *iommu, struct vfio_pci_device **device);
 

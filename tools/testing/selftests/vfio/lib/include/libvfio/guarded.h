@@ -5,34 +5,22 @@
 #include <stddef.h>
 #include <linux/types.h>
 
-#include "kselftest.h"
-
 /*
- * Accesses that may be answered by a signal. Each returns 0 when the access was
- * done, or the number of the signal (SIGBUS or SIGSEGV) that it raised.
- *
- * They may be used from any thread. A SIGBUS or SIGSEGV that does not come from
- * one of them kills the process, as if no handler was there.
+ * Accesses that may raise a signal. Return 0, or the number of the signal, SIGBUS
+ * or SIGSEGV. Any thread may use them. A signal that no such access has raised
+ * kills the process.
  */
 int try_read32(const void *addr, u32 *val);
 int try_write32(void *addr, u32 val);
-
-/* As above, without interest in the value. */
 int try_touch(const void *addr);
 
-/*
- * Touch the first word of each page of [addr, addr + size). Returns 0 or a
- * signal number if that was the answer of every page, -1 if the answers differ.
- */
+/* try_touch() each page of [addr, addr + size). Returns -1 if the results differ. */
 int try_touch_pages(const void *addr, size_t size);
 
-/* Number of page faults that the calling thread has taken so far. */
+/* Number of page faults that the calling thread has taken so far */
 u64 nr_page_faults(void);
 
-/*
- * Touch a word every @step bytes of [vaddr, vaddr + size), which has to work.
- * Returns the number of faults that this takes.
- */
+/* The faults it takes to touch a word every @step bytes; no access may fail. */
 u64 faults_to_touch(const void *vaddr, size_t size, size_t step);
 
 #endif /* SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_GUARDED_H */

@@ -2,11 +2,12 @@
 #ifndef SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_TOUCHER_H
 #define SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_TOUCHER_H
 
-#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 #include <linux/types.h>
+
+#include <libvfio/job.h>
 
 #include "kselftest.h"
 
@@ -32,21 +33,13 @@ struct touch_state {
 	bool stop;
 	/* While access goes away, reads of a device under reset are all ones */
 	bool ones_allowed;
-	/* While access goes away, accesses wait for its return: a reset */
-	bool never_refused;
-	/* A mapping that goes away too answers with SIGSEGV */
+	/* A mapping that goes away too answers with SIGSEGV, which is not counted */
 	bool segv_allowed;
-	/* First page of the BAR that is mapped: see touch_pattern() */
-	u32 first_page;
 	u32 nr_forked;
+	/* Accesses that were done, and that were answered with SIGBUS */
 	u64 nr_done;
 	u64 nr_refused;
 	u32 nr_wrong;
-	/* Of the first wrong one */
-	u32 wrong_phase;
-	int wrong_sig;
-	u32 wrong_val;
-	u32 wrong_page;
 };
 
 /* In memory that is shared with child processes */
@@ -60,32 +53,36 @@ enum touch_phase touch_get_phase(struct touch_state *state);
 u32 touch_pattern(u32 page);
 void touch_fill(void *bar, size_t size);
 
-/* Read the first word of page @page of a mapping and judge the answer. */
+/*
+ * Read the first word of page @page of a mapping, or of each page of
+ * [vaddr, vaddr + size), and judge the answer. Prints the first wrong one.
+ */
 void touch_page(struct touch_state *state, const void *vaddr, u32 page);
-
-/* touch_page() on each page of [vaddr, vaddr + size) */
 void touch_pages(struct touch_state *state, const void *vaddr, size_t size);
+
+/*
+ * Wait for other threads to increase @count, nr_done or nr_refused. False if they
+ * do not, for much longer than a slow machine needs.
+ */
+bool touch_grows(const u64 *count);
 
 struct toucher {
 	struct touch_state *state;
 	void *vaddr;
 	size_t size;
 	bool backwards;
-	pthread_t thread;
+	struct job job;
 	pid_t pid;
 };
 
 /*
- * Have [vaddr, vaddr + size) touched over and over, by a thread or by a child
- * process that has inherited the mappings of the caller but no fd. Ends after
- * state->stop was set, with a last round over all of the pages.
+ * Have [vaddr, vaddr + size) touched over and over from both ends, by two threads
+ * or by one and a child process that has inherited the mappings of the caller but
+ * no fd. Ends with a last round over all of the pages.
  */
-void toucher_start(struct toucher *toucher, struct touch_state *state,
-		   void *vaddr, size_t size, bool process);
-void toucher_join(struct toucher *toucher);
-
-/* Describe the first wrong access on stderr. Returns if there was none. */
-bool touch_all_right(struct touch_state *state);
+void touchers_start(struct toucher touchers[2], struct touch_state *state,
+		    void *vaddr, size_t size, bool process);
+void touchers_stop(struct toucher touchers[2]);
 
 /* Pass a random time of up to @max_us, busily: nobody sleeps as short. */
 void random_delay(u32 *seed, u32 max_us);

@@ -6,8 +6,6 @@
 #include <stddef.h>
 #include <linux/types.h>
 
-#include "kselftest.h"
-
 /* An entry of /proc/self/smaps */
 struct vma_info {
 	u64 start;
@@ -15,26 +13,20 @@ struct vma_info {
 	u64 offset;
 	u64 inode;
 	char name[256];
-	/*
-	 * VmFlags: two-letter names with a blank before and after each, see
-	 * Documentation/filesystems/proc.rst
-	 */
+	/* VmFlags: two-letter names with a blank before and after each */
 	char flags[128];
 };
 
 /* Describe the mapping at @vaddr, which must exist. */
 void vma_info(const void *vaddr, struct vma_info *info);
 
-/* What the page tables hold for a part of the address space. */
+/* What the page tables hold for a part of the address space */
 struct page_table_info {
 	/* Number of entries of each size: 4 KiB, 2 MiB and 1 GiB on x86 */
 	u64 nr_pte;
 	u64 nr_pmd;
 	u64 nr_pud;
-	/*
-	 * Bytes mapped, and how many of them have these bits in their entry,
-	 * which select the memory type on x86
-	 */
+	/* Bytes mapped, and those with the bits that are the memory type on x86 */
 	u64 bytes;
 	u64 bytes_pwt;
 	u64 bytes_pcd;
@@ -42,20 +34,18 @@ struct page_table_info {
 };
 
 /*
- * Read the page tables of [vaddr, vaddr + size), from debugfs. That is slow: the
- * kernel dumps all of them.
+ * Read the page tables of [vaddr, vaddr + size), which debugfs shows in a form
+ * that depends on the architecture. That is slow: the kernel dumps all of them.
  */
+bool page_table_info_supported(void);
 void page_table_info(const void *vaddr, size_t size,
 		     struct page_table_info *info);
 
 /*
- * Number of ranges that x86 has on record as write-combining and that have
- * physical addresses of @start to @end in them; -1 if there is no such record.
+ * Number of ranges with physical addresses of @start to @end in them that x86 has
+ * on record as write-combining; -1 if there is no such record.
  */
 int nr_wc_memtypes(u64 start, u64 end);
-
-/* Does the kernel show its page tables, in the form that x86 has for them? */
-bool page_table_info_supported(void);
 
 /* For programs that use kselftest_harness.h: these are all the entries. */
 #define ASSERT_ENTRIES(_vaddr, _size, _pud, _pmd, _pte) do {			\
