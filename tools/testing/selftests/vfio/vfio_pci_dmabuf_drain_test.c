@@ -19,9 +19,9 @@
 #include <linux/pci_regs.h>
 #include <linux/vfio.h>
 
-#include <libvfio/dmabuf_test.h>
-
 #include "kselftest_harness.h"
+
+#include <libvfio/dmabuf_test.h>
 
 /* What fdinfo has for a DMABUF whose importers are waited for */
 #define REVOKED	"revoked, waiting for importers"
@@ -56,9 +56,6 @@ FIXTURE_VARIANT_ADD(dmabuf_drain, map) {
 FIXTURE_VARIANT_ADD(dmabuf_drain, fence) {
 	.hold = VFIO_PCI_DMABUF_TEST_FENCE,
 };
-
-/* A test takes its time on a kernel that checks itself. */
-#define TEST_DRAIN(_name) TEST_F_TIMEOUT(dmabuf_drain, _name, 300)
 
 static void nothing(int sig)
 {
@@ -191,7 +188,7 @@ static int do_close_fd(void *device, int fd)
 				      VFIO_PCI_DMABUF_TEST_##_command))
 
 /* Revoke waits for importers, not for CPUs. A second one waits, too. */
-TEST_DRAIN(revoke_waits)
+TEST_F(dmabuf_drain, revoke_waits)
 {
 	struct job jobs[2];
 	void *vaddr;
@@ -242,7 +239,7 @@ static int do_use_others(void *arg, int fd)
 	return 0;
 }
 
-TEST_DRAIN(others_go_on_while_revoke_waits)
+TEST_F(dmabuf_drain, others_go_on_while_revoke_waits)
 {
 	struct job job, others;
 
@@ -254,7 +251,7 @@ TEST_DRAIN(others_go_on_while_revoke_waits)
 }
 
 /* Calling again goes on waiting, until there is nothing to wait for. */
-TEST_DRAIN(signal_ends_the_wait)
+TEST_F(dmabuf_drain, signal_ends_the_wait)
 {
 	struct job job;
 	int i;
@@ -285,7 +282,7 @@ TEST_DRAIN(signal_ends_the_wait)
 } while (0)
 
 /* The importer may come again, and is then waited for again. */
-TEST_DRAIN(memory_disable_waits)
+TEST_F(dmabuf_drain, memory_disable_waits)
 {
 	int i;
 
@@ -298,14 +295,14 @@ TEST_DRAIN(memory_disable_waits)
 	}
 }
 
-TEST_DRAIN(reset_waits)
+TEST_F(dmabuf_drain, reset_waits)
 {
 	ASSERT_DEVICE_WAITS(do_reset, OFF);
 	ASSERT_TOUCH(0, self->vaddr);
 }
 
 /* The buffer is dead from the beginning of the close. */
-TEST_DRAIN(close_waits)
+TEST_F(dmabuf_drain, close_waits)
 {
 	ASSERT_DEVICE_WAITS(do_close_device, REVOKED);
 	ASSERT_TOUCH(SIGBUS, self->vaddr);
@@ -328,7 +325,7 @@ static int do_reap(void *arg, int pid)
  * While a reset waits for an importer, a touch of a permanently revoked buffer
  * does not wait; that of another buffer waits, can be killed, and succeeds.
  */
-TEST_DRAIN(faults_during_reset)
+TEST_F(dmabuf_drain, faults_during_reset)
 {
 	int fd = export(self);
 	void *revoked_vaddr = mmap_shared(fd, 0, self->size);
@@ -359,7 +356,7 @@ TEST_DRAIN(faults_during_reset)
  * Revoke does not wait for a reset in progress, whatever that waits for; the
  * revoke of what the reset waits for has to wait for the same importer.
  */
-TEST_DRAIN(revoke_during_reset)
+TEST_F(dmabuf_drain, revoke_during_reset)
 {
 	struct job reset, revoke, revoke_other;
 
@@ -381,7 +378,7 @@ TEST_DRAIN(revoke_during_reset)
  * A reset may wait for the process that closes the last fd of a DMABUF. So the
  * close must not wait for the reset.
  */
-TEST_DRAIN(close_of_last_fd_while_device_waits)
+TEST_F(dmabuf_drain, close_of_last_fd_while_device_waits)
 {
 	struct job job, close_job;
 
@@ -401,7 +398,7 @@ TEST_DRAIN(close_of_last_fd_while_device_waits)
 }
 
 /* A revoke that waits does not keep the device from a reset: that joins it. */
-TEST_DRAIN(memory_disable_while_revoke_waits)
+TEST_F(dmabuf_drain, memory_disable_while_revoke_waits)
 {
 	struct job revoke, off;
 
@@ -433,7 +430,7 @@ static int do_map_all(void *arg, int fd)
  * While the device waits, nothing that maps or unmaps has to wait: it holds the
  * lock of its address space, on which all threads of the process depend.
  */
-TEST_DRAIN(mmap_does_not_wait_for_device)
+TEST_F(dmabuf_drain, mmap_does_not_wait_for_device)
 {
 	struct job job, map;
 
@@ -456,7 +453,7 @@ TEST_DRAIN(mmap_does_not_wait_for_device)
  * An importer that cannot be told to release a buffer, or do peer-to-peer DMA,
  * cannot attach. There is no wait for an attachment alone.
  */
-TEST_DRAIN(attached_but_not_mapped)
+TEST_F(dmabuf_drain, attached_but_not_mapped)
 {
 	ASSERT_ATTACH(-EOPNOTSUPP, self->other,
 		      VFIO_PCI_DMABUF_TEST_NO_INVALIDATE);
@@ -471,7 +468,7 @@ TEST_DRAIN(attached_but_not_mapped)
  * The importer as it should be releases the buffer when told, and nobody waits.
  * It is told when access goes, not when it comes back.
  */
-TEST_DRAIN(releases_when_told)
+TEST_F(dmabuf_drain, releases_when_told)
 {
 	importer_release(self->importer);
 	ASSERT_ATTACH(0, self->other, VFIO_PCI_DMABUF_TEST_PROMPT);
@@ -487,7 +484,7 @@ TEST_DRAIN(releases_when_told)
 }
 
 /* A buffer starts out as the device is, for importers too. */
-TEST_DRAIN(exported_while_memory_disabled)
+TEST_F(dmabuf_drain, exported_while_memory_disabled)
 {
 	int fd;
 

@@ -24,9 +24,9 @@
 #include <linux/sizes.h>
 #include <linux/vfio.h>
 
-#include <libvfio/dmabuf_test.h>
-
 #include "kselftest_harness.h"
+
+#include <libvfio/dmabuf_test.h>
 
 #define DEBUGFS		"/sys/kernel/debug/"
 

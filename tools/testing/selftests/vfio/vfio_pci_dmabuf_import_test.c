@@ -14,9 +14,9 @@
 #include <linux/sizes.h>
 #include <linux/vfio.h>
 
-#include <libvfio/dmabuf_test.h>
-
 #include "kselftest_harness.h"
+
+#include <libvfio/dmabuf_test.h>
 
 static const char *edu_bdf;
 static const char *ivshmem_bdf;

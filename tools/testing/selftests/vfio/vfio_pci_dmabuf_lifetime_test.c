@@ -15,9 +15,9 @@
 
 #include <linux/vfio.h>
 
-#include <libvfio/dmabuf_test.h>
-
 #include "kselftest_harness.h"
+
+#include <libvfio/dmabuf_test.h>
 
 static const char *pair_bdfs[2];
 

@@ -22,9 +22,9 @@
 #include <linux/sizes.h>
 #include <linux/vfio.h>
 
-#include <libvfio/dmabuf_test.h>
-
 #include "kselftest_harness.h"
+
+#include <libvfio/dmabuf_test.h>
 
 /* Of a buffer, and how many such buffers a device can have */
 #define MAX_WC_RANGES	256

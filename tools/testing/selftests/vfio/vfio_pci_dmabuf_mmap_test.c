@@ -17,9 +17,9 @@
 #include <linux/mman.h>
 #include <linux/vfio.h>
 
-#include <libvfio/dmabuf_test.h>
-
 #include "kselftest_harness.h"
+
+#include <libvfio/dmabuf_test.h>
 
 /* The part of the buffer that the tests use, in pages */
 #define NR_PAGES 16

@@ -14,9 +14,9 @@
 #include <linux/pci_regs.h>
 #include <linux/vfio.h>
 
-#include <libvfio/dmabuf_test.h>
-
 #include "kselftest_harness.h"
+
+#include <libvfio/dmabuf_test.h>
 
 /* An instance for the trace events, which does not outlive the test */
 #define INSTANCE "/sys/kernel/tracing/instances/vfio_pci_dmabuf_test"

@@ -12,9 +12,9 @@
 #include <linux/sizes.h>
 #include <linux/vfio.h>
 
-#include <libvfio/dmabuf_test.h>
-
 #include "kselftest_harness.h"
+
+#include <libvfio/dmabuf_test.h>
 
 /* One range of the BAR: the same by both ways of mapping it */
 FIXTURE(page_size) {
@@ -71,9 +71,6 @@ static void *map_span(FIXTURE_DATA(page_size) *self, bool dmabuf, u64 offset,
 	return vaddr;
 }
 
-/* The kernel dumps all page tables for each look at an entry: that takes time. */
-#define TEST_PAGE_SIZE(_name) TEST_F_TIMEOUT(page_size, _name, 300)
-
 /*
  * As many faults as entries: each maps one page, of the largest size that fits. All
  * are uncached, not write-combining: with PAT that is PCD alone.
@@ -95,7 +92,7 @@ static void *map_span(FIXTURE_DATA(page_size) *self, bool dmabuf, u64 offset,
 	ASSERT_EQ(0, __info.bytes_pat);						\
 } while (0)
 
-TEST_PAGE_SIZE(puds)
+TEST_F(page_size, puds)
 {
 	void *vaddr;
 
@@ -113,7 +110,7 @@ TEST_PAGE_SIZE(puds)
 	ASSERT_FAULTS(vaddr, SZ_16M, 8, 0);
 }
 
-TEST_PAGE_SIZE(pmds_and_ptes)
+TEST_F(page_size, pmds_and_ptes)
 {
 	const struct {
 		u64 offset;
@@ -146,7 +143,7 @@ TEST_PAGE_SIZE(pmds_and_ptes)
 }
 
 /* mmap() chooses addresses that allow large pages, and takes those of the caller. */
-TEST_PAGE_SIZE(address_of_the_kernel)
+TEST_F(page_size, address_of_the_kernel)
 {
 	void *vaddr, *free;
 	u64 offset = 0;
@@ -169,7 +166,7 @@ TEST_PAGE_SIZE(address_of_the_kernel)
 }
 
 /* A hole in the middle of a PMD leaves small pages, the others stay. */
-TEST_PAGE_SIZE(pmd_split_by_munmap)
+TEST_F(page_size, pmd_split_by_munmap)
 {
 	void *vaddr = map_span(self, variant->dmabuf, 0, SZ_4M, SZ_2M, 0);
 	void *hole = vaddr + SZ_2M + 5 * page_size;
@@ -183,7 +180,7 @@ TEST_PAGE_SIZE(pmd_split_by_munmap)
 }
 
 /* Nothing is mapped but by a fault. */
-TEST_PAGE_SIZE(pmds_come_back)
+TEST_F(page_size, pmds_come_back)
 {
 	void *vaddr = map_span(self, variant->dmabuf, 0, SZ_4M, SZ_2M, 0);
 
@@ -228,7 +225,7 @@ static bool shows_offset(FIXTURE_DATA(page_size_ranges) *self, const void *vaddr
 
 #define MAX_RANGES 5
 
-TEST_F_TIMEOUT(page_size_ranges, entries, 300)
+TEST_F(page_size_ranges, entries)
 {
 	static const struct {
 		const char *name;

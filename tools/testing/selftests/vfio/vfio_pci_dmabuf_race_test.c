@@ -32,9 +32,9 @@
 #include <linux/userfaultfd.h>
 #include <linux/vfio.h>
 
-#include <libvfio/dmabuf_test.h>
-
 #include "kselftest_harness.h"
+
+#include <libvfio/dmabuf_test.h>
 
 #define NR_PAGES	32
 

@@ -19,9 +19,9 @@
 #include <linux/udmabuf.h>
 #include <linux/vfio.h>
 
-#include <libvfio/dmabuf_test.h>
-
 #include "kselftest_harness.h"
+
+#include <libvfio/dmabuf_test.h>
 
 #define NR_PAGES 16
 

@@ -29,9 +29,9 @@
 #include <linux/pci_regs.h>
 #include <linux/vfio.h>
 
-#include <libvfio/dmabuf_test.h>
-
 #include "kselftest_harness.h"
+
+#include <libvfio/dmabuf_test.h>
 
 #define NR_PROCESSES	4	/* with the owner, which is the first */
 #define NR_WINDOWS	3	/* of each process */

@@ -2,9 +2,15 @@
 #ifndef SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_DMABUF_TEST_H
 #define SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_DMABUF_TEST_H
 
-/* For the programs vfio_pci_dmabuf_*_test, which use kselftest_harness.h */
+/* For the programs vfio_pci_dmabuf_*_test, which include kselftest_harness.h first */
 
 #include <libvfio.h>
+
+/* A test takes its time on a kernel that checks itself, on a busy machine. */
+#ifdef TEST_TIMEOUT_DEFAULT
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT	300
+#endif
 
 /*
  * Each test of DMABUFs works with the BARs of one device. Registers are read only
