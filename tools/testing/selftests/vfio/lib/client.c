@@ -51,10 +51,12 @@ static void client_main(int sock)
 	struct client_call call;
 	struct client_msg msg;
 	struct cmsghdr *cmsg = client_msg_init(&msg, &call);
-	int *fds = (int *)CMSG_DATA(cmsg);
+	int fds[CLIENT_MAX_FDS];
 
 	while (recvmsg(sock, &msg.hdr, MSG_CMSG_CLOEXEC) == sizeof(call)) {
 		VFIO_ASSERT_FALSE(msg.hdr.msg_flags & (MSG_CTRUNC | MSG_TRUNC));
+		memset(fds, -1, sizeof(fds));
+		memcpy(fds, CMSG_DATA(cmsg), sizeof(*fds) * call.nr_fds);
 		call.ret = call.fn(call.data, fds);
 		while (call.nr_fds)
 			close_assert(fds[--call.nr_fds]);
