@@ -497,6 +497,11 @@ TEST_F(dmabuf_drain, exported_while_memory_disabled)
 	ASSERT_SPARE(0, MAP);
 }
 
+static int do_hot_reset(void *device, int fd)
+{
+	return __vfio_pci_hot_reset(device);
+}
+
 /*
  * A hot reset that fails, as another device of the set is locked, has not ended the
  * DMA mappings of those devices that it could lock.
@@ -510,8 +515,8 @@ TEST(failed_hot_reset)
 	struct vfio_pci_device *devices[2];
 	struct importer_guard *guards[2];
 	int importers[2], fd, bar, i;
+	struct job off, reset;
 	struct iommu *iommu;
-	struct job job;
 
 	if (!bdfs[0] || !bdfs[1])
 		SKIP(return, "No two functions of a device");
@@ -535,12 +540,17 @@ TEST(failed_hot_reset)
 	for (i = 0; i < 2; i++) {
 		int nr_told = NR_TOLD(importers[!i]);
 
-		job_start(&job, do_memory_off, devices[i], -1);
-		ASSERT_TRUE(reaches_wait(&job, importers[i], 0));
-		EXPECT_EQ(-EBUSY, __vfio_pci_hot_reset(devices[!i]));
+		job_start(&off, do_memory_off, devices[i], -1);
+		EXPECT_TRUE(reaches_wait(&off, importers[i], 0));
+		job_start(&reset, do_hot_reset, devices[!i], -1);
+		EXPECT_TRUE(job_ends(&reset, PROMPT_MS));
 		EXPECT_EQ(nr_told, NR_TOLD(importers[!i]));
+		/* The other one is released only if the test has failed. */
 		importer_release(importers[i]);
-		ASSERT_JOB_ENDS(&job, 0);
+		if (!__test_passed(_metadata))
+			importer_release(importers[!i]);
+		ASSERT_EQ(-EBUSY, job_result(&reset));
+		ASSERT_JOB_ENDS(&off, 0);
 		vfio_pci_cmd_set(devices[i], PCI_COMMAND_MEMORY);
 		ASSERT_EQ(0, importer_do(importers[i],
 					 VFIO_PCI_DMABUF_TEST_MAP));
