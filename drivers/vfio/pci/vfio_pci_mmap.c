@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * CPU mappings of DMABUFs: VMAs and faults. See vfio_pci_dmabuf.h for the locks.
+ * CPU mappings of DMABUFs: VMAs and faults. vfio_pci_dmabuf.h has the locks.
  */
 #include <linux/dma-buf.h>
+#include <linux/file.h>
 #include <linux/memory-failure.h>
 #include <linux/mm.h>
+#include <linux/overflow.h>
+#include <linux/slab.h>
 #include <linux/wait_bit.h>
 
 #include "vfio_pci_dmabuf.h"
@@ -52,7 +55,7 @@ static vm_fault_t vfio_pci_dma_buf_insert(struct vfio_pci_dma_buf *priv,
 	    vfio_pci_wc_overlaps(priv->bufs, pfn, order))
 		return VM_FAULT_FALLBACK;
 
-	/* Without this the insertion of a PMD may sleep to allocate a table */
+	/* Where page tables are deposited, inserting a PMD may sleep */
 	if (IS_ENABLED(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP) &&
 	    order == PMD_ORDER && !arch_needs_pgtable_deposit())
 		return vmf_insert_pfn_pmd(vmf, pfn, false);
@@ -64,8 +67,8 @@ static vm_fault_t vfio_pci_dma_buf_insert(struct vfio_pci_dma_buf *priv,
 }
 
 /*
- * Wait for the end of a reset, or for memory of a driver, which only a mapping
- * of a region has. As far as the caller of the fault allows, this is done without
+ * Wait for the end of a reset, or until memory of a driver is ready, which only
+ * regions have. As far as the caller of the fault allows, this is done without
  * the lock of the VMA or mm, for other threads to go on. The VMA may be gone
  * afterwards, and the access faults again.
  *
@@ -74,7 +77,7 @@ static vm_fault_t vfio_pci_dma_buf_insert(struct vfio_pci_dma_buf *priv,
 static vm_fault_t vfio_pci_dma_buf_wait(struct vm_fault *vmf, bool busy)
 {
 	struct vfio_pci_dma_buf *priv = vfio_pci_vma_dma_buf(vmf->vma);
-	/* An open device keeps its DMABUFs of regions */
+	/* A device file keeps the device open, and so the region's DMABUF */
 	struct file *file = vmf->vma->vm_private_data ?: vmf->vma->vm_file;
 	bool retry = fault_flag_allow_retry_first(vmf->flags);
 	int ret;
