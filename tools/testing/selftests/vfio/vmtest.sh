@@ -322,6 +322,7 @@ qemu_command() {
 	local append="console=ttyS0 loglevel=8 panic=-1 panic_on_warn=1
 		no_timer_check oops=panic hung_task_panic=1 intel_iommu=on
 		rcupdate.rcu_cpu_stall_timeout=60 watchdog_thresh=30
+		sysctl.kernel.panic_on_rcu_stall=1
 		hugepagesz=1G hugepages=1 hugepagesz=2M hugepages=32"
 
 	[ "$accel" = tcg ] || { machine+=,kernel-irqchip=split; cpu=host; }
