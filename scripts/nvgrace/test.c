@@ -39,13 +39,7 @@ FIXTURE_VARIANT_ADD(nvgrace, resmem) { .index = 2, .phys = 0x30000000 };
 /* libvfio maps all of each region, which would get the signals of its failures, too */
 static void unmap_regions(struct vfio_pci_device *device)
 {
-	int i;
-
-	for (i = 0; i < PCI_STD_NUM_BARS; i++) {
-		if (device->bars[i].vaddr)
-			munmap_assert(device->bars[i].vaddr,
-				      device->bars[i].info.size);
-	}
+	vfio_pci_bar_unmap_all(device);
 	vfio_pci_cmd_set(device, PCI_COMMAND_MEMORY);
 }
 

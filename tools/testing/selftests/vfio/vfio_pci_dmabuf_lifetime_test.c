@@ -24,17 +24,6 @@ static const char *pair_bdfs[2];
 /* On a slow machine, until what has to happen does */
 #define WAIT_MS 20000
 
-static void unmap_bars(struct vfio_pci_device *device)
-{
-	int i;
-
-	for (i = 0; i < PCI_STD_NUM_BARS; i++) {
-		if (device->bars[i].vaddr)
-			munmap_assert(device->bars[i].vaddr,
-				      device->bars[i].info.size);
-	}
-}
-
 FIXTURE(unbind) {
 	DMABUF_FIXTURE;
 	struct vfio_client *client;
@@ -98,7 +87,7 @@ static int do_unbind(void *arg, int fd)
 	VFIO_ASSERT_GE(pid, 0);
 	if (!pid) {
 		VFIO_ASSERT_EQ(close_range(STDERR_FILENO + 1, ~0U, 0), 0);
-		unmap_bars(self->device);
+		vfio_pci_bar_unmap_all(self->device);
 		_exit(-__sysfs_driver_unbind(self->driver, device_bdf));
 	}
 	VFIO_ASSERT_EQ(waitpid(pid, &status, 0), pid);
@@ -188,7 +177,7 @@ TEST(opened_twice)
 	default_iommu_mode = MODE_VFIO_TYPE1V2_IOMMU;
 	for (first = 0; first < 2; first++) {
 		DMABUF_OPEN(false, page_size, &iommu, &device, &bar);
-		unmap_bars(device);
+		vfio_pci_bar_unmap_all(device);
 		offset = vfio_pci_region_offset(device, bar);
 		fds[0] = device->fd;
 		fds[1] = ioctl(device->group_fd, VFIO_GROUP_GET_DEVICE_FD,

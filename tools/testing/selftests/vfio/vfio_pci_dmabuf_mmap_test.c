@@ -388,20 +388,6 @@ TEST_F(dmabuf_mmap, bar_mapping_cannot_be_remapped)
 	ASSERT_EQ(EINVAL, errno);
 }
 
-/* The first number in @path */
-static u64 read_number(const char *path)
-{
-	FILE *file = fopen(path, "r");
-	unsigned long nr;
-	int ret;
-
-	VFIO_ASSERT_NOT_NULL(file);
-	ret = fscanf(file, "%lu", &nr);
-	VFIO_ASSERT_EQ(ret, 1);
-	VFIO_ASSERT_EQ(fclose(file), 0);
-	return nr;
-}
-
 /* mmap() of a BAR does not depend on how many files and inodes there may be. */
 TEST_F(dmabuf_mmap, bar_mappings_make_no_files)
 {

@@ -311,9 +311,9 @@ int count_fds(void)
 	return nr;
 }
 
-u64 count_inodes(void)
+u64 read_number(const char *path)
 {
-	FILE *file = fopen("/proc/sys/fs/inode-nr", "r");
+	FILE *file = fopen(path, "r");
 	u64 nr;
 	int ret;
 
@@ -323,6 +323,11 @@ u64 count_inodes(void)
 	VFIO_ASSERT_EQ(fclose(file), 0);
 
 	return nr;
+}
+
+u64 count_inodes(void)
+{
+	return read_number("/proc/sys/fs/inode-nr");
 }
 
 int open_o_path(int fd)

@@ -86,6 +86,9 @@ bool vfio_pci_dmabuf_fdinfo_has(int dmabuf_fd, const char *key,
 bool vfio_pci_dmabuf_reaches_state(int dmabuf_fd, const char *state,
 				   int timeout_ms);
 
+/* The first number in the file at @path */
+u64 read_number(const char *path);
+
 /* For comparisons: fds of the process, and inodes of the system */
 int count_fds(void);
 u64 count_inodes(void);
