@@ -55,7 +55,7 @@ nvgrace: tree
 
 bench: tree
 	@scripts/deps gnuplot-nox
-	@scripts/bench
+	@scripts/bench/run
 
 clean:
 	rm -rf $(addprefix $(BUILD)/,kernel kernel-debug demo bench check nvgrace)

@@ -111,6 +111,16 @@ make_harness() {
 	mv "$dir/new" "$dir/vmtest.tests"
 }
 
+# link_libvfio KDIR SOURCE PROGRAM: with libvfio as vmtest.sh has built it in KDIR
+link_libvfio() {
+	local tests=$linux/tools/testing/selftests objects
+
+	mapfile -t objects < <(find "$1/vfio_selftests/libvfio" -name '*.o')
+	gcc -static -O2 -Wall -pthread -D_GNU_SOURCE -isystem "$1/usr/include" \
+		-I "$tests" -I "$tests/vfio/lib/include" -I "$linux/tools/include" \
+		-o "$3" "$2" "${objects[@]}" -luuid
+}
+
 # import_kernel SOURCE DIR: a tarball, HEAD of a git tree or a folder becomes a
 # repository, branch "series" and tag "base"
 import_kernel() {
