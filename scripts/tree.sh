@@ -105,8 +105,11 @@ make_harness() {
 		     { print }' "$dir/symbols" "$file" > "$dir/new"
 		mv "$dir/new" "$file"
 	done
-	lgit ls-tree --name-only "$2:$vfio" | awk '
+	# The driver test skips a device that libvfio has no driver for yet
+	lgit ls-tree -r --name-only "$2:$vfio" | awk '
 		NR == FNR { known[$1]; next }
+		$2 == "vfio_pci_driver_test" && !("lib/drivers/edu/edu.c" in known) {
+			sub(/edu /, "") }
 		$1 != "run" || ($2 ".c") in known' - "$dir/vmtest.tests" > "$dir/new"
 	mv "$dir/new" "$dir/vmtest.tests"
 }
