@@ -12,20 +12,31 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include <linux/kernel.h>
 #include <linux/sizes.h>
+#include <linux/userfaultfd.h>
 #include <linux/vfio.h>
 
 #include <libvfio/dmabuf_test.h>
 
 #include "kselftest_harness.h"
 
+/* Registers in BAR 0 that indicate ready memory, all of them with this value */
+#define C2C_LINK	0x1498
+#define HBM_TRAINING	0x200bc
+#define READY		0xff
+
 FIXTURE(nvgrace) {
 	struct iommu *iommu;
 	struct vfio_pci_device *device;
+	/* A page of user memory that is missing, and where to read or write it */
+	void *missing;
+	u64 offset;
 };
 
 FIXTURE_VARIANT(nvgrace) {
@@ -43,11 +54,20 @@ static void unmap_regions(struct vfio_pci_device *device)
 	vfio_pci_cmd_set(device, PCI_COMMAND_MEMORY);
 }
 
+static void set_ready(struct vfio_pci_device *device, bool ready)
+{
+	u32 *bar = vfio_pci_region_mmap(device, 0, 0, SZ_1M);
+
+	bar[C2C_LINK / 4] = ready ? READY : 0;
+	munmap_assert(bar, SZ_1M);
+}
+
 FIXTURE_SETUP(nvgrace)
 {
 	self->iommu = iommu_init("iommufd");
 	self->device = vfio_pci_device_init(device_bdf, self->iommu);
 	unmap_regions(self->device);
+	set_ready(self->device, true);
 }
 
 FIXTURE_TEARDOWN(nvgrace)
@@ -163,6 +183,115 @@ TEST_F(nvgrace, touch_in_reset)
 	ASSERT_GT(touches->longest, shortest / 2);
 }
 
+static int do_touch(void *vaddr, int fd)
+{
+	return try_touch(vaddr);
+}
+
+static int do_reap(void *arg, int pid)
+{
+	int status;
+
+	VFIO_ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	return status;
+}
+
+/* Half of the mapping at @vaddr, of the size that the other tests use */
+static int do_unmap(void *vaddr, int fd)
+{
+	munmap_assert(vaddr + SZ_512K, SZ_512K);
+	return 0;
+}
+
+static int do_reset(void *device, int fd)
+{
+	vfio_pci_cmd_clear(device, PCI_COMMAND_MEMORY);
+	vfio_pci_cmd_set(device, PCI_COMMAND_MEMORY);
+	return __vfio_pci_device_reset(device);
+}
+
+/*
+ * After a reset an access waits until the memory is ready, without a lock that other
+ * threads or the owner of the device need. The limit is that of the driver, 30 s.
+ */
+TEST_F(nvgrace, touch_before_ready)
+{
+	void *vaddr = vfio_pci_region_mmap(self->device, variant->index, SZ_1M,
+					   SZ_1M);
+	struct job touch, reap, unmap, reset;
+	pid_t pid;
+
+	set_ready(self->device, false);
+	vfio_pci_device_reset(self->device);
+	job_start(&touch, do_touch, vaddr, -1);
+	ASSERT_TRUE(job_waits(&touch));
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(try_touch(vaddr));
+	job_start(&reap, do_reap, NULL, pid);
+	ASSERT_TRUE(job_waits(&reap));
+
+	job_start(&unmap, do_unmap, vaddr, -1);
+	ASSERT_TRUE(job_ends(&unmap, 5000));
+	job_start(&reset, do_reset, self->device, -1);
+	ASSERT_TRUE(job_ends(&reset, 5000));
+	ASSERT_EQ(0, job_result(&reset));
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	ASSERT_TRUE(job_ends(&reap, 5000));
+	ASSERT_EQ(SIGKILL, job_result(&reap));
+
+	/* Memory was off for a moment, in which the touch may have come again */
+	ASSERT_TRUE(job_waits(&touch));
+	set_ready(self->device, true);
+	ASSERT_TRUE(job_ends(&touch, 5000));
+	ASSERT_EQ(0, job_result(&touch));
+	ASSERT_EQ(0, try_touch(vaddr));
+}
+
+static int do_rw(void *arg, int write)
+{
+	FIXTURE_DATA(nvgrace) *self = arg;
+	int fd = self->device->fd;
+
+	return write ? pwrite(fd, self->missing, SZ_4K, self->offset) :
+		       pread(fd, self->missing, SZ_4K, self->offset);
+}
+
+/* A read() or write() whose buffer is missing does not hold up the owner. */
+TEST_F(nvgrace, missing_buffer)
+{
+	struct uffdio_register reg = { .range.len = SZ_4K,
+				       .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct uffdio_api api = { .api = UFFD_API };
+	int write, uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	struct job rw, reset;
+	struct uffd_msg msg;
+	bool free;
+
+	ASSERT_GE(uffd, 0);
+	ioctl_assert(uffd, UFFDIO_API, &api);
+	self->offset = vfio_pci_region_offset(self->device, variant->index) +
+		       SZ_2M;
+	for (write = 0; write < 2; write++) {
+		self->missing = mmap(NULL, SZ_4K, PROT_READ | PROT_WRITE,
+				     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		ASSERT_NE(MAP_FAILED, self->missing);
+		reg.range.start = (u64)self->missing;
+		ioctl_assert(uffd, UFFDIO_REGISTER, &reg);
+		job_start(&rw, do_rw, self, write);
+		ASSERT_EQ(sizeof(msg), read(uffd, &msg, sizeof(msg)));
+
+		job_start(&reset, do_reset, self->device, -1);
+		free = job_ends(&reset, 5000);
+		ioctl_assert(uffd, UFFDIO_ZEROPAGE,
+			     &((struct uffdio_zeropage){ .range = reg.range }));
+		ASSERT_EQ(SZ_4K, job_result(&rw));
+		ASSERT_TRUE(free);
+		ASSERT_EQ(0, job_result(&reset));
+	}
+}
+
 /* Only of a region whose number a BAR of this device has, too */
 TEST_F(nvgrace, dmabuf)
 {
@@ -252,8 +381,8 @@ static void prepare(const char *path)
 {
 	u32 *bar = mmap_shared(open(path, O_RDWR), 0, SZ_4M);
 
-	bar[0x1498 / 4] = 0xff;
-	bar[0x200bc / 4] = 0xff;
+	bar[C2C_LINK / 4] = READY;
+	bar[HBM_TRAINING / 4] = READY;
 }
 
 int main(int argc, char *argv[])

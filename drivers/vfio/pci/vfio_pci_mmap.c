@@ -311,3 +311,48 @@ int vfio_pci_dma_buf_mmap_region(struct vfio_pci_core_device *vdev,
 	vma->vm_file = dmabuf->file;
 	return 0;
 }
+
+/**
+ * vfio_pci_dma_buf_iommufd_get() - find the DMABUF behind a user address
+ * @vma: the VMA at @addr
+ * @addr: the start of a range, without tag
+ * @length: size of the range in bytes
+ * @write: the range is to be written, or else only to be read
+ * @offset: set to the offset of @addr in the DMABUF
+ *
+ * Part of the interconnect of vfio_pci_dma_buf_iommufd_map(). All of the range
+ * has to be in @vma, which is what user space was given: the DMABUF of a region
+ * is larger. The protection of @vma is checked as pin_user_pages() does. The
+ * state of the DMABUF is not, as it may change at any time: attach checks it.
+ *
+ * Context: mmap_lock is held.
+ * Return: the DMABUF, for the caller to put; NULL if this is not a mapping of a
+ * DMABUF of ours that importers can map; or -EFAULT if @vma does not allow the
+ * range or the access
+ */
+struct dma_buf *vfio_pci_dma_buf_iommufd_get(struct vm_area_struct *vma,
+					     unsigned long addr,
+					     unsigned long length, bool write,
+					     unsigned long *offset)
+{
+	struct vfio_pci_dma_buf *priv;
+
+	mmap_assert_locked(vma->vm_mm);
+
+	if (vma->vm_ops != &vfio_pci_dma_buf_vm_ops)
+		return NULL;
+
+	/* The VMA holds the file, and so the DMABUF */
+	priv = vfio_pci_vma_dma_buf(vma);
+	if (!priv->provider)
+		return NULL;
+	if (length > vma->vm_end - addr ||
+	    !(vma->vm_flags & (write ? VM_WRITE : VM_READ)))
+		return ERR_PTR(-EFAULT);
+
+	*offset = ((vma->vm_pgoff - priv->pgoff_base) << PAGE_SHIFT) +
+		  (addr - vma->vm_start);
+	get_dma_buf(priv->dmabuf);
+	return priv->dmabuf;
+}
+EXPORT_SYMBOL_FOR_MODULES(vfio_pci_dma_buf_iommufd_get, "iommufd");

@@ -7,14 +7,11 @@
  * the main thread fails in time, and releases what the importer holds.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <unistd.h>
 
-#include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
 
 #include <linux/pci_regs.h>
 #include <linux/vfio.h>
@@ -204,50 +201,12 @@ TEST_F(dmabuf_drain, revoke_waits)
 					    self->size, 1UL << 30));
 	ASSERT_EQ(-ENODEV, __mmap_shared(self->fd, 0, self->size, PROT_READ,
 					 &vaddr));
-	if (variant->hold != VFIO_PCI_DMABUF_TEST_MAP)
-		ASSERT_EQ(-ENODEV, importer_do(self->importer,
-					       VFIO_PCI_DMABUF_TEST_MAP));
 
 	ASSERT_RELEASE_ENDS(&jobs[0]);
 	ASSERT_JOB_ENDS(&jobs[1], 0);
 	ASSERT_TRUE(vfio_pci_dmabuf_fdinfo_has(self->fd, "state", "revoked"));
 	ASSERT_TOUCH(SIGBUS, self->vaddr);
 	ASSERT_DEAD(self->fd);
-}
-
-/* The life of other buffers of the device, @fd first, and of BAR mappings */
-static int do_use_others(void *arg, int fd)
-{
-	FIXTURE_DATA(dmabuf_drain) *self = arg;
-	void *vaddr, *bar;
-	int i;
-
-	for (i = 0; i < 2; i++) {
-		vaddr = mmap_shared(fd, 0, self->size);
-		bar = vfio_pci_region_mmap(self->device, self->bar, 0,
-					   self->size);
-		VFIO_ASSERT_EQ(try_touch_pages(vaddr, self->size), 0);
-		VFIO_ASSERT_EQ(try_touch_pages(bar, self->size), 0);
-		vfio_pci_dmabuf_revoke(self->device, fd);
-		VFIO_ASSERT_EQ(try_touch_pages(vaddr, self->size), SIGBUS);
-		VFIO_ASSERT_EQ(try_touch_pages(bar, self->size), 0);
-		munmap_assert(bar, self->size);
-		munmap_assert(vaddr, self->size);
-		close_assert(fd);
-		fd = export(self);
-	}
-	return 0;
-}
-
-TEST_F(dmabuf_drain, others_go_on_while_revoke_waits)
-{
-	struct job job, others;
-
-	ASSERT_WAITS(&job, job_revoke, REVOKED);
-	job_start(&others, do_use_others, self, self->other);
-	ASSERT_JOB_ENDS(&others, 0);
-	ASSERT_TRUE(job_waits(&job));
-	ASSERT_RELEASE_ENDS(&job);
 }
 
 /* Calling again goes on waiting, until there is nothing to wait for. */
@@ -265,6 +224,25 @@ TEST_F(dmabuf_drain, signal_ends_the_wait)
 
 	importer_release(self->importer);
 	vfio_pci_dmabuf_revoke(self->device, self->fd);
+	ASSERT_DEAD(self->fd);
+}
+
+/* What an interrupted revoke has left is waited for by the device, but once. */
+TEST_F(dmabuf_drain, memory_disable_after_interrupted_revoke)
+{
+	struct job job;
+	int nr_told;
+
+	ASSERT_WAITS(&job, job_revoke, REVOKED);
+	ASSERT_EQ(0, pthread_kill(job.thread, SIGUSR1));
+	ASSERT_JOB_ENDS(&job, -EINTR);
+	ASSERT_WAITS(&job, do_memory_off, REVOKED);
+	ASSERT_RELEASE_ENDS(&job);
+
+	nr_told = NR_TOLD(self->importer);
+	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
+	ASSERT_EQ(nr_told, NR_TOLD(self->importer));
 	ASSERT_DEAD(self->fd);
 }
 
@@ -295,12 +273,6 @@ TEST_F(dmabuf_drain, memory_disable_waits)
 	}
 }
 
-TEST_F(dmabuf_drain, reset_waits)
-{
-	ASSERT_DEVICE_WAITS(do_reset, OFF);
-	ASSERT_TOUCH(0, self->vaddr);
-}
-
 /* The buffer is dead from the beginning of the close. */
 TEST_F(dmabuf_drain, close_waits)
 {
@@ -315,41 +287,56 @@ static int do_touch(void *vaddr, int fd)
 
 static int do_reap(void *arg, int pid)
 {
-	int status;
+	return wait_child(pid);
+}
 
-	VFIO_ASSERT_EQ(waitpid(pid, &status, 0), pid);
-	return status;
+/* A part of the mapping at @vaddr, which a touch of its start may wait for */
+static int do_unmap_end(void *vaddr, int fd)
+{
+	munmap_assert(vaddr + page_size, page_size);
+	munmap_assert(mmap_shared(fd, 0, page_size), page_size);
+	return 0;
 }
 
 /*
  * While a reset waits for an importer, a touch of a permanently revoked buffer
- * does not wait; that of another buffer waits, can be killed, and succeeds.
+ * does not wait; that of another buffer or of the BAR waits, can be killed, and
+ * succeeds. Other threads map and unmap meanwhile, also in the same mapping.
  */
 TEST_F(dmabuf_drain, faults_during_reset)
 {
-	int fd = export(self);
+	int i, fd = export(self);
 	void *revoked_vaddr = mmap_shared(fd, 0, self->size);
-	struct job job, revoked, other, child;
+	void *vaddrs[] = {
+		self->other_vaddr,
+		vfio_pci_region_mmap(self->device, self->bar, 0, self->size),
+	};
+	struct job job, revoked, touches[2], child, unmap;
 	pid_t pid;
 
 	vfio_pci_dmabuf_revoke(self->device, fd);
 	ASSERT_WAITS(&job, do_reset, OFF);
 	job_start(&revoked, do_touch, revoked_vaddr, 0);
 	ASSERT_JOB_ENDS(&revoked, SIGBUS);
-	job_start(&other, do_touch, self->other_vaddr, 0);
-	ASSERT_TRUE(job_waits(&other));
 
-	pid = fork();
-	ASSERT_LE(0, pid);
-	if (!pid)
-		_exit(do_touch(self->other_vaddr, 0));
-	job_start(&child, do_reap, NULL, pid);
-	ASSERT_TRUE(job_waits(&child));
-	ASSERT_EQ(0, kill(pid, SIGKILL));
-	ASSERT_JOB_ENDS(&child, SIGKILL);
+	for (i = 0; i < 2; i++) {
+		pid = fork_child(-1);
+		if (!pid)
+			_exit(do_touch(vaddrs[i], 0));
+		job_start(&child, do_reap, NULL, pid);
+		ASSERT_TRUE(job_waits(&child));
+		ASSERT_EQ(0, kill(pid, SIGKILL));
+		ASSERT_JOB_ENDS(&child, SIGKILL);
+
+		job_start(&touches[i], do_touch, vaddrs[i], 0);
+		ASSERT_TRUE(job_waits(&touches[i]));
+		job_start(&unmap, do_unmap_end, vaddrs[i], self->other);
+		ASSERT_JOB_ENDS(&unmap, 0);
+	}
 
 	ASSERT_RELEASE_ENDS(&job);
-	ASSERT_JOB_ENDS(&other, 0);
+	ASSERT_JOB_ENDS(&touches[0], 0);
+	ASSERT_JOB_ENDS(&touches[1], 0);
 }
 
 /*
@@ -397,12 +384,17 @@ TEST_F(dmabuf_drain, close_of_last_fd_while_device_waits)
 	ASSERT_JOB_ENDS(&job, 0);
 }
 
-/* A revoke that waits does not keep the device from a reset: that joins it. */
+/*
+ * A revoke that waits holds no lock of the device: other buffers can be
+ * revoked, and a reset joins the wait.
+ */
 TEST_F(dmabuf_drain, memory_disable_while_revoke_waits)
 {
-	struct job revoke, off;
+	struct job revoke, revoke_other, off;
 
 	ASSERT_WAITS(&revoke, job_revoke, REVOKED);
+	job_start(&revoke_other, job_revoke, self->device, self->other);
+	ASSERT_JOB_ENDS(&revoke_other, 0);
 	ASSERT_WAITS(&off, do_memory_off, REVOKED);
 	ASSERT_RELEASE_ENDS(&revoke);
 	ASSERT_JOB_ENDS(&off, 0);
@@ -420,9 +412,7 @@ static int do_map_all(void *arg, int fd)
 	munmap_assert(mmap_shared(fd, 0, self->size), self->size);
 	self->vaddr = vfio_pci_region_mmap(self->device, self->bar, 0,
 					   self->size);
-	munmap_assert(self->other_vaddr, self->size);
-	self->other = export(self);
-	self->other_vaddr = mmap_shared(self->other, 0, self->size);
+	self->other_vaddr = mmap_shared(export(self), 0, self->size);
 	return 0;
 }
 

@@ -13,10 +13,8 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 
 #include <linux/bitops.h>
@@ -58,6 +56,8 @@ FIXTURE(fail_nth) {
 	void *hole;
 	int nr_fds;
 	int nr_dmabufs;
+	/* Of the last FAIL_EACH() */
+	u32 nr_allocations;
 	/* What an operation works with, and leaves for its end */
 	struct operation {
 		/* Not to fail; @fn returns -errno, and @after gets that */
@@ -183,34 +183,31 @@ static u32 try_nth(struct __test_metadata *_metadata,
 	return left;
 }
 
-struct result {
-	u32 nr_allocations;
-	u32 nr_failures;
-};
-
-/* Some allocations may fail without harm, but if none does nothing fails. */
-static struct result fail_each(struct __test_metadata *_metadata,
-			       FIXTURE_DATA(fail_nth) *self,
-			       struct operation op)
+/*
+ * Returns how often the operation failed. Some allocations may fail without
+ * harm, but if none does nothing fails.
+ */
+static u32 fail_each(struct __test_metadata *_metadata,
+		     FIXTURE_DATA(fail_nth) *self, struct operation op)
 {
-	struct result result = {};
-	u32 nth = 1;
+	u32 nth = 1, nr_failures = 0;
 	int ret;
 
 	self->op = op;
+	self->nr_allocations = 0;
 	if (op.last) {
 		nth = MAX_NTH - 1;
 		nth -= try_nth(_metadata, self, nth, &ret);
 		nth -= min(op.last, nth - 1);
 	}
 	while (!try_nth(_metadata, self, nth++, &ret)) {
-		result.nr_allocations++;
-		result.nr_failures += ret < 0;
+		self->nr_allocations++;
+		nr_failures += ret < 0;
 	}
 
-	TH_LOG("%u allocations, %u failures", result.nr_allocations,
-	       result.nr_failures);
-	return result;
+	TH_LOG("%u allocations, %u failures", self->nr_allocations,
+	       nr_failures);
+	return nr_failures;
 }
 
 #define FAIL_EACH(...) \
@@ -239,7 +236,7 @@ static void close_exported(FIXTURE_DATA(fail_nth) *self, int ret)
 
 #define FAIL_EXPORT(_flags, _nr)					\
 	FAIL_EACH(.fn = export_ranges, .after = close_exported,		\
-		  .flags = (_flags), .nr = (_nr)).nr_failures
+		  .flags = (_flags), .nr = (_nr))
 
 /* Ranges, buffer, inode: so much there is at least. */
 TEST_FAIL_NTH(export)
@@ -282,16 +279,14 @@ static int write_and_read(FIXTURE_DATA(fail_nth) *self)
 /* Without the kernel's mapping of the BAR, a page is mapped for each access. */
 TEST_FAIL_NTH(read_and_write)
 {
-	int wc = __vfio_pci_dmabuf_export_range(self->device, self->bar,
-						O_RDWR | O_CLOEXEC,
-						VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC,
-						0, page_size);
+	int wc = vfio_pci_dmabuf_export_wc(self->device, self->bar, 0,
+					   page_size);
 
 	if (wc == -EOPNOTSUPP)
 		SKIP(return, "No write-combining on this machine");
 	ASSERT_GE(wc, 0);
 	count_all(self);
-	ASSERT_LE(2, FAIL_EACH(.fn = write_and_read).nr_failures);
+	ASSERT_LE(2, FAIL_EACH(.fn = write_and_read));
 }
 
 /*
@@ -333,16 +328,15 @@ static void check_mapping(FIXTURE_DATA(fail_nth) *self, int ret)
  */
 TEST_FAIL_NTH(mmap)
 {
-	struct result dmabuf, bar;
+	u32 nr_of_dmabuf;
 
-	dmabuf = FAIL_EACH(.fn = map, .after = check_mapping,
-			   .vaddr = self->hole, .file = self->fd);
-	bar = FAIL_EACH(.fn = map, .after = check_mapping,
-			.vaddr = self->hole, .file = self->device->fd,
-			.offset = self->bar_offset);
-	ASSERT_LE(1, dmabuf.nr_failures);
-	ASSERT_LE(1, bar.nr_failures);
-	ASSERT_GT(dmabuf.nr_allocations + 4, bar.nr_allocations);
+	ASSERT_LE(1, FAIL_EACH(.fn = map, .after = check_mapping,
+			       .vaddr = self->hole, .file = self->fd));
+	nr_of_dmabuf = self->nr_allocations;
+	ASSERT_LE(1, FAIL_EACH(.fn = map, .after = check_mapping,
+			       .vaddr = self->hole, .file = self->device->fd,
+			       .offset = self->bar_offset));
+	ASSERT_GT(nr_of_dmabuf + 4, self->nr_allocations);
 }
 
 static void map_for_fault(FIXTURE_DATA(fail_nth) *self)
@@ -369,11 +363,6 @@ static void unmap_faulted(FIXTURE_DATA(fail_nth) *self, int ret)
 	munmap_assert(self->op.vaddr, SZ_4M);
 }
 
-#define FAIL_FAULT(_vaddr, _file, _offset)				\
-	FAIL_EACH(.before = map_for_fault, .fn = fault,			\
-		  .after = unmap_faulted, .vaddr = (_vaddr),		\
-		  .file = (_file), .offset = (_offset)).nr_allocations
-
 /*
  * Page tables are what a fault allocates. Without, the fault is repeated, so the
  * access is only late. The mapping is new for each, and page tables with it.
@@ -381,12 +370,25 @@ static void unmap_faulted(FIXTURE_DATA(fail_nth) *self, int ret)
 TEST_FAIL_NTH(fault)
 {
 	void *misaligned = self->hole + page_size;
+	struct {
+		void *vaddr;
+		int file;
+		u64 offset;
+		u32 nr_tables;
+	} maps[] = {
+		/* A table for a large page; one more for a small page */
+		{ self->hole, self->fd, 0, 1 },
+		{ misaligned, self->fd, 0, 2 },
+		{ misaligned, self->device->fd, self->bar_offset, 2 },
+	};
+	int i;
 
-	/* A table for a large page; one more for a small page */
-	ASSERT_LE(1, FAIL_FAULT(self->hole, self->fd, 0));
-	ASSERT_LE(2, FAIL_FAULT(misaligned, self->fd, 0));
-	ASSERT_LE(2, FAIL_FAULT(misaligned, self->device->fd,
-				self->bar_offset));
+	for (i = 0; i < ARRAY_SIZE(maps); i++) {
+		FAIL_EACH(.before = map_for_fault, .fn = fault,
+			  .after = unmap_faulted, .vaddr = maps[i].vaddr,
+			  .file = maps[i].file, .offset = maps[i].offset);
+		ASSERT_LE(maps[i].nr_tables, self->nr_allocations);
+	}
 }
 
 static bool has_importer(void)
@@ -408,11 +410,21 @@ static int signal_fences(void *arg, int fd)
 	return 0;
 }
 
-static void export_and_map(FIXTURE_DATA(fail_nth) *self)
+/* Two fences, which are signalled a moment later */
+static void export_with_fences(FIXTURE_DATA(fail_nth) *self)
 {
+	int i, *importers = self->op.importers;
+
 	self->op.file = export(self);
 	self->op.vaddr = mmap_shared(self->op.file, 0, SZ_4M);
 	VFIO_ASSERT_EQ(try_touch_pages(self->op.vaddr, SZ_64K), 0);
+	for (i = 0; i < NR_IMPORTERS; i++) {
+		importers[i] = importer_open();
+		importer_attach(importers[i], self->device, self->op.file, 0);
+		VFIO_ASSERT_EQ(importer_do(importers[i],
+					   VFIO_PCI_DMABUF_TEST_FENCE), 0);
+	}
+	job_start(&self->op.signal, signal_fences, self, -1);
 }
 
 static int revoke_exported(FIXTURE_DATA(fail_nth) *self)
@@ -422,52 +434,27 @@ static int revoke_exported(FIXTURE_DATA(fail_nth) *self)
 
 static void check_revoked(FIXTURE_DATA(fail_nth) *self, int ret)
 {
+	int i;
+
+	job_result(&self->op.signal);
 	VFIO_ASSERT_EQ(try_touch_pages(self->op.vaddr, SZ_64K), SIGBUS);
 	VFIO_ASSERT_EQ(revoke_exported(self), -EBADFD);
 	munmap_assert(self->op.vaddr, SZ_4M);
 	close_assert(self->op.file);
-}
-
-/* Two fences, which are signalled a moment later */
-static void export_with_fences(FIXTURE_DATA(fail_nth) *self)
-{
-	int i;
-
-	export_and_map(self);
-	for (i = 0; i < NR_IMPORTERS; i++) {
-		int importer = importer_open();
-
-		importer_attach(importer, self->device, self->op.file, 0);
-		VFIO_ASSERT_EQ(importer_do(importer,
-					   VFIO_PCI_DMABUF_TEST_FENCE), 0);
-		self->op.importers[i] = importer;
-	}
-	job_start(&self->op.signal, signal_fences, self, -1);
-}
-
-static void check_revoked_with_fences(FIXTURE_DATA(fail_nth) *self, int ret)
-{
-	int i;
-
-	job_result(&self->op.signal);
-	check_revoked(self, ret);
 	for (i = 0; i < NR_IMPORTERS; i++)
 		close_assert(self->op.importers[i]);
 }
 
 /*
- * A revoke may not fail for want of memory, not even of that in which more than one
- * fence is gathered to be waited for.
+ * A revoke may not fail for want of memory, not even of that in which more than
+ * one fence is gathered to be waited for.
  */
 TEST_FAIL_NTH(revoke)
 {
-	ASSERT_EQ(0, FAIL_EACH(.before = export_and_map, .fn = revoke_exported,
-			       .after = check_revoked).nr_failures);
 	if (!has_importer())
 		SKIP(return, "No test importer");
 	ASSERT_EQ(0, FAIL_EACH(.before = export_with_fences,
-			       .fn = revoke_exported,
-			       .after = check_revoked_with_fences).nr_failures);
+			       .fn = revoke_exported, .after = check_revoked));
 }
 
 #define IOVA SZ_1G
@@ -505,12 +492,12 @@ static void close_file(FIXTURE_DATA(fail_nth) *self, int ret)
 TEST_FAIL_NTH(import)
 {
 	ASSERT_LE(2, FAIL_EACH(.fn = import_by_iommufd,
-			       .after = unmap_iova).nr_failures);
+			       .after = unmap_iova));
 	if (!has_importer())
 		SKIP(return, "No test importer");
 	ASSERT_LE(2, FAIL_EACH(.before = open_importer,
 			       .fn = import_by_test_importer,
-			       .after = close_file).nr_failures);
+			       .after = close_file));
 }
 
 static void open_device_node(FIXTURE_DATA(fail_nth) *self)

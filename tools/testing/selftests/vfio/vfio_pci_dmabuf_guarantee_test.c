@@ -7,9 +7,13 @@
 #include <fcntl.h>
 #include <grp.h>
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -38,7 +42,10 @@ enum target { SMALL, LARGE, RAM };
 /* A third process gets the DMABUF from the client, a child inherits its mappings. */
 enum actor { CLIENT, THIRD, CHILD, NEW_CHILD };
 
-/* A pin is a read that is refused for device memory, and works for RAM. */
+/*
+ * A pin is a read that works for RAM. It is refused for device memory, except
+ * by IOAS_MAP, which maps the DMABUF then.
+ */
 enum kind { READ, WRITE, PIN };
 
 struct attempt {
@@ -162,6 +169,8 @@ static int map_again(struct attempt *a)
 	if (ret)
 		return ret;
 	dma(a, OTHER_IOVA);
+	if (a->kind == PIN)
+		list_del(&region.link);
 	iommu_unmap_iova(client.iommu, OTHER_IOVA, SLICE_SIZE);
 	return 0;
 }
@@ -171,7 +180,7 @@ static const struct attempt dma_attempts[] = {
 	{ "DMA read", dma_access, CLIENT, READ, { 0, -EIO } },
 	{ "DMA write", dma_access, CLIENT, WRITE, { 0, -EIO } },
 	{ "IOAS_MAP_FILE", map_again, CLIENT, READ, { 0, -ENODEV } },
-	{ "IOAS_MAP", map_again, CLIENT, PIN, { -EFAULT, -EFAULT } },
+	{ "IOAS_MAP", map_again, CLIENT, PIN, { 0, -ENODEV } },
 };
 
 static int process_vm_read(struct attempt *a)
@@ -232,9 +241,31 @@ static int register_buffer(struct attempt *a)
 			      IORING_REGISTER_BUFFERS, &iov, 1));
 }
 
+/* To itself; what is sent is not copied before it is received. */
+static int zerocopy_send(struct attempt *a)
+{
+	struct sockaddr_in addr = {
+		.sin_family = AF_INET,
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	};
+	socklen_t len = sizeof(addr);
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+	int ret, one = 1;
+
+	VFIO_ASSERT_EQ(setsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &one,
+				  sizeof(one)), 0);
+	VFIO_ASSERT_EQ(bind(fd, (struct sockaddr *)&addr, len), 0);
+	VFIO_ASSERT_EQ(getsockname(fd, (struct sockaddr *)&addr, &len), 0);
+	VFIO_ASSERT_EQ(connect(fd, (struct sockaddr *)&addr, len), 0);
+	ret = result(send(fd, client.map[a->target], page_size, MSG_ZEROCOPY));
+	close_assert(fd);
+	return ret;
+}
+
 static const struct attempt io_attempts[] = {
 	{ "O_DIRECT", direct_read, CLIENT, PIN, { -EFAULT, -EFAULT } },
 	{ "io_uring", register_buffer, CLIENT, PIN, { -EFAULT, -EFAULT } },
+	{ "MSG_ZEROCOPY", zerocopy_send, CLIENT, PIN, { -EFAULT, -EFAULT } },
 };
 
 /* As root: the client gets a device of its own, for DMA. */
@@ -323,6 +354,7 @@ FIXTURE(guarantee) {
 
 FIXTURE_VARIANT(guarantee) {
 	const char *iommu_mode;
+	const char *bdf_env;	/* Of another device than the usual one */
 };
 
 #define FIXTURE_VARIANT_ADD_IOMMU_MODE(_mode)					\
@@ -330,11 +362,20 @@ FIXTURE_VARIANT_ADD(guarantee, _mode) { .iommu_mode = #_mode }
 
 FIXTURE_VARIANT_ADD_ALL_IOMMU_MODES();
 
+FIXTURE_VARIANT_ADD(guarantee, vfio_noiommu) {
+	.iommu_mode = MODE_VFIO_NOIOMMU,
+	.bdf_env = "VFIO_NOIOMMU_BDF",
+};
+
 FIXTURE_SETUP(guarantee)
 {
 	/* Started here, the client has nothing of the device. */
 	self->client = vfio_client_start();
 	default_iommu_mode = variant->iommu_mode;
+	if (variant->bdf_env)
+		device_bdf = vfio_selftests_get_named_bdf(variant->bdf_env);
+	if (!device_bdf)
+		SKIP(return, "No device without an IOMMU");
 	DMABUF_SETUP(self, true, 2 * SLICE_SIZE);
 	self->slice = self->device->bars[self->bar].vaddr + SLICE_SIZE;
 	self->fd = vfio_pci_dmabuf_export_range(self->device, self->bar,
@@ -401,8 +442,8 @@ TEST_F(guarantee, cpu)
 TEST_F(guarantee, io)
 {
 	if (access("/proc/sys/kernel/io_uring_disabled", F_OK) ||
-	    access(BLOCK_DEVICE, F_OK))
-		SKIP(return, "No io_uring or no " BLOCK_DEVICE);
+	    access(BLOCK_DEVICE, F_OK) || access("/proc/net/udp", F_OK))
+		SKIP(return, "No io_uring, no " BLOCK_DEVICE " or no UDP");
 	try_all(_metadata, self, false, io_attempts, ARRAY_SIZE(io_attempts));
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * DMABUFs and mappings when the driver is unbound from their device, of a
- * device that is open twice, and of two devices that are reset together:
+ * DMABUFs and mappings when the driver is unbound from their device or the
+ * device is removed, of a device that is open twice, and of two devices that are reset together:
  * $VFIO_EDU2_BDF and $VFIO_BOCHS2_BDF, which are functions of one.
  */
 #include <errno.h>
@@ -28,10 +28,49 @@ FIXTURE(unbind) {
 	DMABUF_FIXTURE;
 	struct vfio_client *client;
 	char driver[64];
+	int (*unbind)(const char *driver);
 	/* A child process is in the unbind, or on the way to it */
 	bool unbinding;
 	int fd;
 	void *vaddr;
+};
+
+static int unbind_driver(const char *driver)
+{
+	return __sysfs_driver_unbind(driver, device_bdf);
+}
+
+static int bind_driver(const char *driver)
+{
+	return __sysfs_driver_bind(driver, device_bdf);
+}
+
+/* As unplug does. Found again, the device has lost its driver_override. */
+static int remove_device(const char *driver)
+{
+	return sysfs_device_write(device_bdf, "remove", "1");
+}
+
+static int find_device(const char *driver)
+{
+	return write_file("/sys/bus/pci/rescan", 0, "1") ?:
+	       sysfs_device_write(device_bdf, "driver_override", driver) ?:
+	       bind_driver(driver);
+}
+
+FIXTURE_VARIANT(unbind) {
+	int (*unbind)(const char *driver);
+	int (*bind)(const char *driver);
+};
+
+FIXTURE_VARIANT_ADD(unbind, driver) {
+	.unbind = unbind_driver,
+	.bind = bind_driver,
+};
+
+FIXTURE_VARIANT_ADD(unbind, device) {
+	.unbind = remove_device,
+	.bind = find_device,
 };
 
 FIXTURE_SETUP(unbind)
@@ -39,6 +78,7 @@ FIXTURE_SETUP(unbind)
 	char *driver;
 
 	self->client = vfio_client_start();
+	self->unbind = variant->unbind;
 	DMABUF_SETUP(self, false, page_size);
 	driver = sysfs_driver_get(device_bdf);
 	ASSERT_NE(NULL, driver);
@@ -72,7 +112,7 @@ FIXTURE_TEARDOWN_PARENT(unbind)
 		usleep(1000);
 
 	if (!is_bound())
-		ASSERT_EQ(0, __sysfs_driver_bind(self->driver, device_bdf));
+		ASSERT_EQ(0, variant->bind(self->driver));
 }
 
 /* Unbind the driver in a child that holds no fd, and no mapping of a BAR. */
@@ -88,7 +128,7 @@ static int do_unbind(void *arg, int fd)
 	if (!pid) {
 		VFIO_ASSERT_EQ(close_range(STDERR_FILENO + 1, ~0U, 0), 0);
 		vfio_pci_bar_unmap_all(self->device);
-		_exit(-__sysfs_driver_unbind(self->driver, device_bdf));
+		_exit(-self->unbind(self->driver));
 	}
 	VFIO_ASSERT_EQ(waitpid(pid, &status, 0), pid);
 	self->unbinding = false;
@@ -148,12 +188,14 @@ TEST_F(unbind, does_not_wait_for_buffers)
 	int path = open_o_path(fd);
 
 	close_assert(fd);
+	/* The file is gone, the inode is not. */
+	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
 	vfio_pci_device_cleanup(self->device);
-	ASSERT_EQ(0, __sysfs_driver_unbind(self->driver, device_bdf));
+	ASSERT_EQ(0, variant->unbind(self->driver));
 	ASSERT_GONE();
 	close_assert(path);
 
-	ASSERT_EQ(0, __sysfs_driver_bind(self->driver, device_bdf));
+	ASSERT_EQ(0, variant->bind(self->driver));
 	self->device = vfio_pci_device_init(device_bdf, self->iommu);
 	ASSERT_GONE();
 	ASSERT_EQ(-ENODEV, __vfio_pci_dmabuf_revoke(self->device, self->fd));
@@ -210,11 +252,6 @@ struct half {
 	int fd;
 };
 
-FIXTURE(hot_reset_of_two) {
-	struct iommu *iommu;
-	struct half half[2];
-};
-
 static void half_map(struct half *half)
 {
 	int bar = vfio_pci_last_bar(half->device, page_size);
@@ -238,32 +275,27 @@ static void half_map(struct half *half)
 	ASSERT_EQ((_nr), faults_to_touch((_half)->dmabuf, 4, 4));		\
 } while (0)
 
-FIXTURE_SETUP(hot_reset_of_two)
+/*
+ * Unlike a reset, memory disable is of one device, and a reset keeps it. If the
+ * other device is closed it is reset too, and must not come to life by that.
+ */
+TEST(hot_reset_of_two)
 {
+	struct half half[2], *one = &half[0], *other = &half[1];
+	struct iommu *iommu = iommu_init(default_iommu_mode);
+	void *again;
 	int i;
 
 	if (!pair_bdfs[0] || !pair_bdfs[1])
 		SKIP(return, "No two functions of a device");
 
-	self->iommu = iommu_init(default_iommu_mode);
 	for (i = 0; i < 2; i++) {
-		self->half[i].device = vfio_pci_device_init(pair_bdfs[i],
-							    self->iommu);
-		if (!vfio_pci_dmabuf_supported(self->half[i].device))
+		half[i].device = vfio_pci_device_init(pair_bdfs[i], iommu);
+		if (!vfio_pci_dmabuf_supported(half[i].device))
 			SKIP(return, "No DMABUF export");
-		half_map(&self->half[i]);
-		ASSERT_HALF(&self->half[i], 0);
+		half_map(&half[i]);
+		ASSERT_HALF(&half[i], 0);
 	}
-}
-
-FIXTURE_TEARDOWN(hot_reset_of_two)
-{
-}
-
-/* Unlike a reset, memory disable is of one device, and a reset keeps it. */
-TEST_F(hot_reset_of_two, revokes_mappings_of_both)
-{
-	struct half *one = &self->half[0], *other = &self->half[1];
 
 	ASSERT_EQ(0, __vfio_pci_hot_reset(one->device));
 	ASSERT_FAULTS(one, 1);
@@ -277,26 +309,18 @@ TEST_F(hot_reset_of_two, revokes_mappings_of_both)
 	ASSERT_HALF(other, SIGBUS);
 	vfio_pci_cmd_set(other->device, PCI_COMMAND_MEMORY);
 	ASSERT_HALF(other, 0);
-}
-
-/* The other one is reset too, and must not come to life by that. */
-TEST_F(hot_reset_of_two, the_other_is_closed)
-{
-	struct half *other = &self->half[1];
-	void *vaddr = other->dmabuf, *again;
-	int fd = other->fd;
 
 	munmap_assert(other->bar, page_size);
 	dmabuf_test_close(&other->device);
-	ASSERT_EQ(0, __vfio_pci_hot_reset(self->half[0].device));
-	ASSERT_HALF(&self->half[0], 0);
-	ASSERT_EQ(SIGBUS, try_touch(vaddr));
-	ASSERT_EQ(-ENODEV, __mmap_shared(fd, 0, page_size, PROT_READ, &again));
-
-	other->device = vfio_pci_device_init(pair_bdfs[1], self->iommu);
+	ASSERT_EQ(0, __vfio_pci_hot_reset(one->device));
+	ASSERT_HALF(one, 0);
+	ASSERT_EQ(SIGBUS, try_touch(other->dmabuf));
+	ASSERT_EQ(-ENODEV, __mmap_shared(other->fd, 0, page_size, PROT_READ,
+					 &again));
+	other->device = vfio_pci_device_init(pair_bdfs[1], iommu);
+	ASSERT_EQ(SIGBUS, try_touch(other->dmabuf));
 	half_map(other);
 	ASSERT_HALF(other, 0);
-	ASSERT_EQ(SIGBUS, try_touch(vaddr));
 }
 
 int main(int argc, char *argv[])

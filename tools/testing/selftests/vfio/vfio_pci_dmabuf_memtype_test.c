@@ -8,10 +8,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -39,47 +36,30 @@ static bool machine_has_wc(void)
 	return nr_wc_memtypes(0, UINT64_MAX) >= 0;
 }
 
-static bool started_with_nopat(void)
-{
-	FILE *file = fopen("/proc/cmdline", "r");
-	char line[4096] = "";
-
-	VFIO_ASSERT_NOT_NULL(file);
-	VFIO_ASSERT_NOT_NULL(fgets(line, sizeof(line), file));
-	VFIO_ASSERT_EQ(fclose(file), 0);
-
-	return strstr(line, "nopat");
-}
-
 /* Which BARs can be write-combining: any device, any machine */
 TEST(prefetchable_bars_only)
 {
 	struct iommu *iommu = iommu_init(default_iommu_mode);
 	struct vfio_pci_device *device = vfio_pci_device_init(device_bdf, iommu);
+	int bar, fd, expected, nr = 0;
 	u64 start, end, flags;
-	int bar, nr = 0;
 
 	if (!vfio_pci_dmabuf_supported(device))
 		SKIP(return, "No DMABUF export");
 	if (!page_table_info_supported())
 		SKIP(return, "No view of x86 page tables in debugfs");
 
-	ASSERT_FALSE(started_with_nopat() && machine_has_wc());
 	for (bar = 0; bar < PCI_STD_NUM_BARS; bar++) {
-		bool can;
-		int fd;
-
 		if (device->bars[bar].info.size < page_size ||
 		    !device->bars[bar].vaddr)
 			continue;
 
 		sysfs_resource_get(device_bdf, bar, &start, &end, &flags);
-		can = machine_has_wc() && flags & SYSFS_RESOURCE_PREFETCH;
+		expected = machine_has_wc() && flags & SYSFS_RESOURCE_PREFETCH ?
+			   0 : -EOPNOTSUPP;
 		fd = __vfio_pci_dmabuf_export_range(device, bar, O_RDWR, WC, 0,
 						    page_size);
-		ASSERT_EQ(can ? 0 : -EOPNOTSUPP, fd < 0 ? fd : 0) {
-			TH_LOG("BAR %d", bar);
-		}
+		ASSERT_EQ(expected, min(fd, 0)) TH_LOG("BAR %d", bar);
 		nr++;
 	}
 	ASSERT_LT(0, nr);
@@ -99,8 +79,6 @@ FIXTURE_SETUP(memtype)
 	DMABUF_SETUP(self, true, SZ_16M);
 	if (!page_table_info_supported())
 		SKIP(return, "No view of x86 page tables in debugfs");
-	if (started_with_nopat())
-		SKIP(return, "Started with nopat");
 	if (!machine_has_wc())
 		SKIP(return, "No write-combining on this machine");
 
@@ -148,11 +126,6 @@ static void end_closed(FIXTURE_DATA(memtype) *self)
 	close_assert(fd);
 }
 
-static u32 nr_rounds(void)
-{
-	return getenv_u32("VFIO_RACE_ROUNDS", 50);
-}
-
 static void *map_bar(FIXTURE_DATA(memtype) *self, u64 offset, size_t size)
 {
 	return vfio_pci_region_mmap_aligned(self->device, self->bar, offset,
@@ -186,6 +159,8 @@ TEST_MEMTYPE(small_pages_and_pmds)
 	void *large = mmap_shared_aligned(fd, 0, SZ_4M, SZ_2M, 0);
 	void *small = mmap_shared_aligned(fd, 0, SZ_4M, SZ_2M, page_size);
 
+	ASSERT_TRUE(vfio_pci_dmabuf_fdinfo_has(fd, "memory-type",
+					       "write-combining"));
 	ASSERT_TYPE(large, SZ_4M, WC);
 	ASSERT_ENTRIES(large, SZ_4M, 0, 2, 0);
 	ASSERT_TYPE(small, SZ_4M, WC);
@@ -218,7 +193,7 @@ TEST_MEMTYPE(puds)
 	ASSERT_ENTRIES(vaddr, SZ_1G, 1, 0, 0);
 }
 
-/* Pages of the BAR in reverse, so that no two of them become one range */
+/* Two pages each that overlap, in reverse: no two of them become one range */
 static int export_pages(FIXTURE_DATA(memtype) *self, u32 nr)
 {
 	struct vfio_region_dma_range ranges[MAX_WC_RANGES + 1];
@@ -226,65 +201,33 @@ static int export_pages(FIXTURE_DATA(memtype) *self, u32 nr)
 
 	for (i = 0; i < nr; i++) {
 		ranges[i].offset = (nr - 1 - i) * page_size;
-		ranges[i].length = page_size;
+		ranges[i].length = 2 * page_size;
 	}
 	return __vfio_pci_dmabuf_export(self->device, self->bar, O_RDWR, WC,
 					ranges, nr);
 }
 
-TEST_MEMTYPE(many_ranges)
+/* Of a buffer, and of all buffers of a device; what was closed does not count. */
+TEST_MEMTYPE(limits)
 {
-	u64 size = MAX_WC_RANGES * page_size;
-	int fd;
-
-	ASSERT_EQ(-E2BIG, export_pages(self, MAX_WC_RANGES + 1));
-	ASSERT_EQ(0, nr_wc(self));
-
-	fd = export_pages(self, MAX_WC_RANGES);
-	ASSERT_LE(0, fd);
-	ASSERT_EQ(MAX_WC_RANGES, nr_wc(self));
-	ASSERT_TYPE(mmap_shared(fd, 0, size), size, WC);
-	vfio_pci_dmabuf_revoke(self->device, fd);
-	ASSERT_EQ(0, nr_wc(self));
-}
-
-/* All buffers of a device have a limit, too; what was closed does not count. */
-TEST_MEMTYPE(many_buffers)
-{
+	u64 size = MAX_WC_RANGES * 2 * page_size;
 	int fds[MAX_WC_BUFFERS];
 	int i;
 
+	ASSERT_EQ(-E2BIG, export_pages(self, MAX_WC_RANGES + 1));
+	ASSERT_EQ(0, nr_wc(self));
 	for (i = 0; i < MAX_WC_BUFFERS; i++) {
 		fds[i] = export_pages(self, MAX_WC_RANGES);
 		ASSERT_LE(0, fds[i]);
 	}
 	ASSERT_EQ(-ENOSPC, export_pages(self, 1));
+	ASSERT_TYPE(mmap_shared(fds[0], 0, size), size, WC);
 
 	vfio_pci_dmabuf_revoke(self->device, fds[0]);
 	close_assert(fds[1]);
 	ASSERT_LE(0, export_pages(self, MAX_WC_RANGES));
 	ASSERT_LE(0, export_pages(self, MAX_WC_RANGES));
 	ASSERT_EQ(-ENOSPC, export_pages(self, 1));
-}
-
-/* The same page more than once, and neighbours that are merged */
-TEST_MEMTYPE(ranges_overlap)
-{
-	struct vfio_region_dma_range ranges[] = {
-		{ .offset = 0, .length = SZ_64K },
-		{ .offset = page_size, .length = page_size },
-		{ .offset = 2 * page_size, .length = SZ_64K },
-		{ .offset = 0, .length = SZ_64K },
-	};
-	size_t size = 3 * SZ_64K + page_size;
-	int fd;
-
-	fd = __vfio_pci_dmabuf_export(self->device, self->bar, O_RDWR, WC,
-				      ranges, ARRAY_SIZE(ranges));
-	ASSERT_LE(0, fd);
-	ASSERT_TYPE(mmap_shared(fd, 0, size), size, WC);
-	vfio_pci_dmabuf_revoke(self->device, fd);
-	ASSERT_EQ(0, nr_wc(self));
 }
 
 /*
@@ -397,12 +340,16 @@ TEST_MEMTYPE(end_of_closed_buffer)
 	}
 }
 
-/* Neither page protection nor access that goes and comes changes the type. */
+/*
+ * Neither page protection nor access that goes and comes changes the type, nor the
+ * end of another buffer, as long as the buffer is mapped.
+ */
 TEST_MEMTYPE(type_is_kept)
 {
 	int fd = export_type(self, WC, 0, SZ_64K);
 	void *vaddr = mmap_shared(fd, 0, SZ_64K);
 
+	close_assert(fd);
 	ASSERT_TYPE(vaddr, SZ_64K, WC);
 	ASSERT_EQ(0, mprotect(vaddr, SZ_32K, PROT_READ));
 	ASSERT_TYPE(vaddr, SZ_64K, WC);
@@ -543,22 +490,20 @@ static bool ioeventfd_writes(FIXTURE_DATA(memtype) *self, u64 offset, int fd,
 /* It works in a page of either type, registered before or after the type changes. */
 TEST_MEMTYPE(ioeventfd)
 {
-	int event = eventfd(0, EFD_CLOEXEC);
+	int i, fd = -1, event = eventfd(0, EFD_CLOEXEC);
 	u64 offset = SZ_1M + SZ_32K + 8;
-	int fd;
 
-	ASSERT_EQ(0, ioeventfd(self, offset, 0x1234, event));
-	ASSERT_TRUE(ioeventfd_writes(self, offset, event, 0x1234));
-	fd = export_type(self, WC, SZ_1M, SZ_64K);
-	ASSERT_TRUE(ioeventfd_writes(self, offset, event, 0x1234));
-	ASSERT_EQ(0, ioeventfd(self, offset, 0x1234, -1));
-	ASSERT_EQ(0, ioeventfd(self, offset, 0x1234, event));
-	ASSERT_TRUE(ioeventfd_writes(self, offset, event, 0x1234));
-
-	ASSERT_EQ(1, nr_wc(self));
-	ASSERT_TYPE(mmap_shared(fd, 0, SZ_64K), SZ_64K, WC);
-	vfio_pci_dmabuf_revoke(self->device, fd);
-	ASSERT_TRUE(ioeventfd_writes(self, offset, event, 0x1234));
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, ioeventfd(self, offset, 0x1234, event));
+		ASSERT_TRUE(ioeventfd_writes(self, offset, event, 0x1234));
+		if (!i)
+			fd = export_type(self, WC, SZ_1M, SZ_64K);
+		else
+			vfio_pci_dmabuf_revoke(self->device, fd);
+		ASSERT_TRUE(ioeventfd_writes(self, offset, event, 0x1234));
+		ASSERT_EQ(0, ioeventfd(self, offset, 0x1234, -1));
+		ASSERT_EQ(i ? 0 : 1, nr_wc(self));
+	}
 }
 
 /* Does something over and over, and counts. */
@@ -582,21 +527,30 @@ static void *racer_main(void *arg)
 	return NULL;
 }
 
-static void racer_start(FIXTURE_DATA(memtype) *self, struct racer *racer,
-			void (*fn)(struct racer *racer),
-			pthread_barrier_t *barrier)
+static void racers_start(FIXTURE_DATA(memtype) *self, struct racer *racers,
+			 int nr)
 {
-	*racer = (struct racer){ .self = self, .fn = fn, .barrier = barrier };
-	VFIO_ASSERT_EQ(pthread_create(&racer->thread, NULL, racer_main, racer),
-		       0);
+	int i;
+
+	for (i = 0; i < nr; i++) {
+		racers[i].self = self;
+		VFIO_ASSERT_EQ(pthread_create(&racers[i].thread, NULL,
+					      racer_main, &racers[i]), 0);
+	}
 }
 
 /* Has all of it been right? */
-static bool racer_stop(struct racer *racer)
+static bool racers_stop(struct racer *racers, int nr)
 {
-	WRITE_ONCE(racer->stop, true);
-	VFIO_ASSERT_EQ(pthread_join(racer->thread, NULL), 0);
-	return racer->nr && !racer->nr_wrong;
+	bool good = true;
+	int i;
+
+	for (i = 0; i < nr; i++) {
+		WRITE_ONCE(racers[i].stop, true);
+		VFIO_ASSERT_EQ(pthread_join(racers[i].thread, NULL), 0);
+		good &= racers[i].nr && !racers[i].nr_wrong;
+	}
+	return good;
 }
 
 /* write() and read() in a page that changes its type, and next to it */
@@ -628,14 +582,16 @@ static void touch_bar(struct racer *racer)
  */
 TEST_MEMTYPE(races)
 {
+	struct racer racers[] = {
+		{ .fn = rw_around_edge },
+		{ .fn = touch_bar },
+	};
 	void *map = map_bar(self, SZ_1M, SZ_64K);
-	u32 i, rounds = 6 * nr_rounds();
-	struct racer racers[2];
+	u32 i, rounds = 6 * getenv_u32("VFIO_RACE_ROUNDS", 50);
 	void *vaddr;
 	int fd;
 
-	racer_start(self, &racers[0], rw_around_edge, NULL);
-	racer_start(self, &racers[1], touch_bar, NULL);
+	racers_start(self, racers, ARRAY_SIZE(racers));
 	for (i = 0; i < rounds; i++) {
 		bool look = !(i % 5), revoke = i % 2;
 
@@ -655,8 +611,7 @@ TEST_MEMTYPE(races)
 		if (look)
 			ASSERT_TYPE(map, SZ_64K, UC);
 	}
-	ASSERT_TRUE(racer_stop(&racers[0]));
-	ASSERT_TRUE(racer_stop(&racers[1]));
+	ASSERT_TRUE(racers_stop(racers, ARRAY_SIZE(racers)));
 }
 
 static void touch_in_step(struct racer *racer)
@@ -673,16 +628,17 @@ static void touch_in_step(struct racer *racer)
  */
 TEST_MEMTYPE(end_against_faults_of_neighbours)
 {
-	u32 i, rounds = nr_rounds() * 10;
+	u32 i, rounds = 10 * getenv_u32("VFIO_RACE_ROUNDS", 50);
 	pthread_barrier_t barrier;
-	struct racer racers[2];
+	struct racer racers[] = {
+		{ .fn = touch_in_step, .barrier = &barrier },
+		{ .fn = touch_in_step, .barrier = &barrier },
+	};
 	void *map;
-	int j, fd;
+	int fd;
 
 	pthread_barrier_init(&barrier, NULL, 3);
-	for (j = 0; j < 2; j++)
-		racer_start(self, &racers[j], touch_in_step, &barrier);
-
+	racers_start(self, racers, ARRAY_SIZE(racers));
 	for (i = 0; i < rounds; i++) {
 		map = map_bar(self, 0, SZ_2M);
 		racers[0].vaddr = map;
@@ -692,15 +648,14 @@ TEST_MEMTYPE(end_against_faults_of_neighbours)
 		pthread_barrier_wait(&barrier);
 		usleep(i % 16);
 		vfio_pci_dmabuf_revoke(self->device, fd);
-		for (j = 0; j < 2; j++)
-			WRITE_ONCE(racers[j].stop, i + 1 == rounds);
+		WRITE_ONCE(racers[0].stop, i + 1 == rounds);
+		WRITE_ONCE(racers[1].stop, i + 1 == rounds);
 		pthread_barrier_wait(&barrier);
 
 		close_assert(fd);
 		munmap_assert(map, SZ_2M);
 	}
-	ASSERT_TRUE(racer_stop(&racers[0]));
-	ASSERT_TRUE(racer_stop(&racers[1]));
+	ASSERT_TRUE(racers_stop(racers, ARRAY_SIZE(racers)));
 }
 
 static void export_and_close(struct racer *racer)
@@ -708,33 +663,23 @@ static void export_and_close(struct racer *racer)
 	close_assert(export_type(racer->self, WC, SZ_1M + SZ_32K, SZ_64K));
 }
 
-/*
- * What another buffer leaves when it is closed is ended by exports, also where it
- * overlaps pages of a buffer that exists as long as it is mapped.
- */
+/* Exports end what is closed meanwhile, also where it overlaps other buffers. */
 TEST_MEMTYPE(close_against_export)
 {
-	u32 i, rounds = nr_rounds();
-	struct racer racer;
-	void *vaddr = NULL;
+	u32 i, rounds = getenv_u32("VFIO_RACE_ROUNDS", 50);
+	struct racer racer = { .fn = export_and_close };
+	void *vaddr;
 	int fd;
 
-	racer_start(self, &racer, export_and_close, NULL);
+	racers_start(self, &racer, 1);
 	for (i = 0; i < rounds; i++) {
-		if (vaddr)
-			munmap_assert(vaddr, SZ_64K);
 		fd = export_type(self, WC, SZ_1M, SZ_64K);
 		vaddr = mmap_shared(fd, 0, SZ_64K);
 		close_assert(fd);
 		ASSERT_EQ(0, try_touch_pages(vaddr, SZ_64K));
+		munmap_assert(vaddr, SZ_64K);
 	}
-	ASSERT_TRUE(racer_stop(&racer));
-
-	ASSERT_TYPE(vaddr, SZ_64K, WC);
-	end_closed(self);
-	ASSERT_EQ(1, nr_wc(self));
-	ASSERT_TYPE(vaddr, SZ_64K, WC);
-	munmap_assert(vaddr, SZ_64K);
+	ASSERT_TRUE(racers_stop(&racer, 1));
 	end_closed(self);
 	ASSERT_EQ(0, nr_wc(self));
 }

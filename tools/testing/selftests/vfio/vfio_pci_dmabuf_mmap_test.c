@@ -86,18 +86,12 @@ TEST_F(dmabuf_mmap, every_page_is_accessible)
 
 TEST_F(dmabuf_mmap, map_private)
 {
-	static const int prots[] = { PROT_READ, PROT_READ | PROT_WRITE };
-	int i;
-
-	for (i = 0; i < ARRAY_SIZE(prots); i++) {
-		ASSERT_EQ(MAP_FAILED, mmap(NULL, page_size, prots[i],
-					   MAP_PRIVATE, self->fd, 0));
-		ASSERT_EQ(EINVAL, errno);
-		ASSERT_EQ(MAP_FAILED, mmap(NULL, page_size, prots[i],
-					   MAP_PRIVATE, self->device->fd,
-					   self->bar_offset));
-		ASSERT_EQ(EINVAL, errno);
-	}
+	ASSERT_EQ(MAP_FAILED, mmap(NULL, page_size, PROT_READ, MAP_PRIVATE,
+				   self->fd, 0));
+	ASSERT_EQ(EINVAL, errno);
+	ASSERT_EQ(MAP_FAILED, mmap(NULL, page_size, PROT_READ, MAP_PRIVATE,
+				   self->device->fd, self->bar_offset));
+	ASSERT_EQ(EINVAL, errno);
 }
 
 TEST_F(dmabuf_mmap, beyond_the_end)
@@ -112,11 +106,8 @@ TEST_F(dmabuf_mmap, beyond_the_end)
 		{ self->fd, 0, self->size + page_size },
 		{ self->fd, 0, self->size + 1 },
 		{ self->fd, page_size, self->size },
-		{ self->fd, self->size - page_size, 2 * page_size },
 		{ self->fd, self->size, page_size },
-		{ self->fd, self->size + page_size, page_size },
 		{ self->fd, 1ULL << 40, page_size },
-		{ self->fd, 1ULL << 62, page_size },
 		{ self->fd, INT64_MAX & ~(page_size - 1), page_size },
 		{ device, bar, self->bar_size + page_size },
 		{ device, bar_end - page_size, 2 * page_size },
@@ -139,6 +130,7 @@ TEST_F(dmabuf_mmap, beyond_the_end)
 /* Without read access nothing can be mapped, as for any file. */
 TEST_F(dmabuf_mmap, access_mode_of_fd)
 {
+	const int rw = PROT_READ | PROT_WRITE;
 	int ro = __vfio_pci_dmabuf_export_range(self->device, self->bar,
 						O_RDONLY, 0, 0, page_size);
 	int wo = __vfio_pci_dmabuf_export_range(self->device, self->bar,
@@ -150,13 +142,12 @@ TEST_F(dmabuf_mmap, access_mode_of_fd)
 	ASSERT_EQ(-EACCES, __mmap_shared(wo, 0, page_size, PROT_WRITE, &vaddr));
 
 	ASSERT_LE(0, ro);
-	ASSERT_EQ(-EACCES, __mmap_shared(ro, 0, page_size,
-					 PROT_READ | PROT_WRITE, &vaddr));
+	ASSERT_EQ(-EACCES, __mmap_shared(ro, 0, page_size, rw, &vaddr));
 	ASSERT_EQ(-EACCES, __mmap_shared(ro, 0, page_size, PROT_WRITE, &vaddr));
 	ASSERT_EQ(0, __mmap_shared(ro, 0, page_size, PROT_READ, &vaddr));
 	ASSERT_EQ(0, try_touch(vaddr));
 	ASSERT_EQ(SIGSEGV, try_write32(vaddr, 0));
-	ASSERT_EQ(-1, mprotect(vaddr, page_size, PROT_READ | PROT_WRITE));
+	ASSERT_EQ(-1, mprotect(vaddr, page_size, rw));
 	ASSERT_EQ(EACCES, errno);
 	ASSERT_EQ(SIGSEGV, try_write32(vaddr, 0));
 }
@@ -184,13 +175,10 @@ TEST_F(dmabuf_mmap, refused_by_mm)
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(refused); i++) {
+		TH_LOG("advice %d", refused[i].advice);
 		ASSERT_EQ(-1, madvise(self->vaddr, self->size,
-				      refused[i].advice)) {
-			TH_LOG("advice %d", refused[i].advice);
-		}
-		ASSERT_EQ(refused[i].error, errno) {
-			TH_LOG("advice %d", refused[i].advice);
-		}
+				      refused[i].advice));
+		ASSERT_EQ(refused[i].error, errno);
 	}
 
 	ASSERT_EQ(MAP_FAILED, mremap(self->vaddr, self->size, 2 * self->size,
@@ -208,13 +196,15 @@ TEST_F(dmabuf_mmap, refused_by_mm)
 	/* There is nothing to lock, which is no error. */
 	ASSERT_EQ(0, mlock(self->vaddr, self->size));
 	ASSERT_EQ(0, try_touch_pages(self->vaddr, self->size));
+
+	/* Last, as it unmaps: the new VMA would not hold the device. */
+	ASSERT_EQ(-1, remap_file_pages(self->bar_vaddr, page_size, 0,
+				       self->bar_offset / page_size + 1, 0));
+	ASSERT_EQ(EINVAL, errno);
 }
 
-/*
- * The kernel reads the device for its user, but not for a debugger. The flags keep
- * the mapping out of core dumps, swap, KSM and GUP.
- */
-TEST_F(dmabuf_mmap, access_by_the_kernel)
+/* The flags keep the mapping out of core dumps, swap, KSM and GUP. */
+TEST_F(dmabuf_mmap, flags_of_mapping)
 {
 	static const char * const flags[] = {
 		" sh ", " io ", " pf ", " de ", " dd ",
@@ -224,10 +214,6 @@ TEST_F(dmabuf_mmap, access_by_the_kernel)
 	int i, j;
 
 	for (i = 0; i < ARRAY_SIZE(vaddrs); i++) {
-		ASSERT_EQ(sizeof(u32), pipe_write(vaddrs[i]));
-		ASSERT_EQ(-EFAULT, process_vm_read_self(vaddrs[i]));
-		ASSERT_EQ(-EIO, proc_mem_read_self(vaddrs[i]));
-
 		vma_info(vaddrs[i], &info);
 		for (j = 0; j < ARRAY_SIZE(flags); j++) {
 			ASSERT_NE(NULL, strstr(info.flags, flags[j])) {
@@ -328,23 +314,6 @@ TEST_F(dmabuf_mmap, bar_mapping_keeps_device_open)
 	ASSERT_DEAD(self);
 }
 
-/* A holder of a path to the buffer keeps neither the buffer nor the device. */
-TEST_F(dmabuf_mmap, o_path_holder)
-{
-	int fd = open_o_path(self->fd);
-
-	close_assert(self->fd);
-	ASSERT_ALIVE(self);
-	munmap_assert(self->vaddr, self->size);
-
-	/* The file is gone, the inode is not. */
-	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
-	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
-	dmabuf_test_reopen(self->iommu, &self->device);
-	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
-	close_assert(fd);
-}
-
 /* Open what is mapped in one page. Returns the fd or -errno. */
 static int open_mapped(const void *vaddr, int flags)
 {
@@ -378,14 +347,6 @@ TEST_F(dmabuf_mmap, buffer_of_bar_mapping)
 	munmap_assert(bar, page_size);
 	ASSERT_DEAD(self);
 	dmabuf_test_reopen(self->iommu, &self->device);
-}
-
-/* remap_file_pages() would make a VMA that does not hold the device. */
-TEST_F(dmabuf_mmap, bar_mapping_cannot_be_remapped)
-{
-	ASSERT_EQ(-1, remap_file_pages(self->bar_vaddr, page_size, 0,
-				       self->bar_offset / page_size + 1, 0));
-	ASSERT_EQ(EINVAL, errno);
 }
 
 /* mmap() of a BAR does not depend on how many files and inodes there may be. */
@@ -477,55 +438,43 @@ static int export_pages(FIXTURE_DATA(dmabuf_memory) *self,
 	}									\
 } while (0)
 
-/* From each offset on, forwards and backwards in turn */
+/* Map @fd from its page @page to its end. */
+static void *map_from(int fd, u64 page)
+{
+	return mmap_shared(fd, page * page_size,
+			   lseek(fd, 0, SEEK_END) - page * page_size);
+}
+
 TEST_F(dmabuf_memory, ranges)
 {
 	const u64 end = self->bar_size / page_size;
-	const struct {
-		const char *name;
-		u64 pages[MAX_RANGES][2];
-	} cases[] = {
-		{ "one", { { 3, 4 } } },
-		{ "any order", { { 8, 2 }, { 2, 3 }, { 15, 1 }, { 0, 1 } } },
-		{ "contiguous", { { 4, 2 }, { 6, 1 }, { 7, 3 } } },
-		{ "reversed", { { 7, 1 }, { 6, 1 }, { 5, 1 } } },
-		{ "overlapping", { { 2, 4 }, { 4, 4 }, { 5, 1 } } },
-		{ "end of the BAR", { { end - 2, 2 }, { 0, 1 } } },
-	};
-	int c, i, j, from, nr, fd;
-	u64 shown[NR_PAGES];
-	void *vaddr;
+	int fd;
 
+	fd = EXPORT_PAGES(self, { 3, 4 });
+	ASSERT_SHOWS(map_from(fd, 0), 3, 4, 5, 6);
+	ASSERT_SHOWS(map_from(fd, 3), 6);
+
+	/* In any order */
+	fd = EXPORT_PAGES(self, { 8, 2 }, { 2, 3 }, { 15, 1 }, { 0, 1 });
+	ASSERT_SHOWS(map_from(fd, 0), 8, 9, 2, 3, 4, 15, 0);
+	ASSERT_SHOWS(map_from(fd, 1), 9, 2, 3, 4, 15, 0);
+	ASSERT_SHOWS(map_from(fd, 4), 4, 15, 0);
+
+	/* Contiguous, reversed and overlapping */
+	fd = EXPORT_PAGES(self, { 4, 2 }, { 6, 1 }, { 7, 3 });
+	ASSERT_SHOWS(map_from(fd, 1), 5, 6, 7, 8, 9);
+	fd = EXPORT_PAGES(self, { 7, 1 }, { 6, 1 }, { 5, 1 });
+	ASSERT_SHOWS(map_from(fd, 1), 6, 5);
+	fd = EXPORT_PAGES(self, { 2, 4 }, { 4, 4 }, { 5, 1 });
+	ASSERT_SHOWS(map_from(fd, 0), 2, 3, 4, 5, 4, 5, 6, 7, 5);
+
+	/* The end of the BAR */
 	fill_pages(self->mem, end - 2, 2);
-	for (c = 0; c < ARRAY_SIZE(cases); c++) {
-		nr = 0;
-		for (i = 0; i < MAX_RANGES; i++) {
-			for (j = 0; j < cases[c].pages[i][1]; j++)
-				shown[nr++] = cases[c].pages[i][0] + j;
-		}
-
-		fd = export_pages(self, cases[c].pages);
-		for (from = 0; from < nr; from++) {
-			vaddr = mmap_shared(fd, from * page_size,
-					    (nr - from) * page_size);
-			for (i = 0; i < nr - from; i++) {
-				j = from % 2 ? nr - from - 1 - i : i;
-				ASSERT_TRUE(shows_page(vaddr + j * page_size,
-						       shown[from + j])) {
-					TH_LOG("%s: page %d from page %d on",
-					       cases[c].name, j, from);
-				}
-			}
-		}
-	}
+	fd = EXPORT_PAGES(self, { end - 2, 2 }, { 0, 1 });
+	ASSERT_SHOWS(map_from(fd, 0), end - 2, end - 1, 0);
 }
 
-static int write_in_child(void *arg)
-{
-	return try_write32(arg, 0x4444);
-}
-
-/* The same word by a DMABUF, its aliases, the BAR, read(), write() and a child */
+/* The same word by a DMABUF, its aliases, the BAR, read() and write() */
 TEST_F(dmabuf_memory, aliases)
 {
 	u64 offset = self->bar_offset + 5 * page_size;
@@ -546,7 +495,7 @@ TEST_F(dmabuf_memory, aliases)
 	ASSERT_EQ(4, pread(self->device->fd, &val, 4, offset));
 	ASSERT_EQ(0x3333, val);
 	ASSERT_EQ(0x3333, read32(b));
-	ASSERT_EQ(0, run_in_child(write_in_child, c));
+	write32(c, 0x4444);
 
 	close_assert(fd);
 	munmap_assert(a, page_size);
@@ -582,71 +531,20 @@ TEST_F(dmabuf_memory, split_keeps_offsets)
 	ASSERT_SHOWS(bar + 3 * page_size, 5, 6, 7);
 }
 
-/* A mapping or a part of it, moved elsewhere, goes on showing what it did. */
+/* A part of a mapping, moved elsewhere, goes on showing what it did. */
 TEST_F(dmabuf_memory, mremap)
 {
 	int fd = EXPORT_PAGES(self, { 8, 2 }, { 2, 4 });
-	void *vaddr = mmap_shared(fd, page_size, 5 * page_size);
-	void *target = mmap_reserve(5 * page_size, page_size, 0);
-	void *part = mmap_reserve(page_size, page_size, 0);
+	void *vaddr = map_from(fd, 1);
+	void *part = mmap_reserve(2 * page_size, page_size, 0);
 
-	ASSERT_SHOWS(vaddr, 9, 2);
-	ASSERT_EQ(target, mremap(vaddr, 5 * page_size, 5 * page_size,
-				 MREMAP_MAYMOVE | MREMAP_FIXED, target));
-	ASSERT_EQ(SIGSEGV, try_touch_pages(vaddr, 5 * page_size));
-	ASSERT_SHOWS(target, 9, 2, 3, 4, 5);
-
-	ASSERT_EQ(target, mremap(target, 5 * page_size, 4 * page_size, 0));
-	ASSERT_EQ(SIGSEGV, try_touch(target + 4 * page_size));
-
-	ASSERT_EQ(part, mremap(target + page_size, page_size, page_size,
+	ASSERT_SHOWS(vaddr, 9, 2, 3, 4, 5);
+	ASSERT_EQ(part, mremap(vaddr + page_size, 2 * page_size, 2 * page_size,
 			       MREMAP_MAYMOVE | MREMAP_FIXED, part));
-	ASSERT_SHOWS(target, 9);
-	ASSERT_SHOWS(part, 2);
-	ASSERT_SHOWS(target + 2 * page_size, 3, 4);
-}
-
-/*
- * A BAR smaller than a page: the page can be mapped if nothing else is on it, but a
- * DMABUF, made of whole pages, does not fit.
- */
-TEST(subpage_bar)
-{
-	struct iommu *iommu = iommu_init(default_iommu_mode);
-	struct vfio_pci_device *device = vfio_pci_device_init(device_bdf, iommu);
-	struct vfio_region_info *info = NULL;
-	void *vaddr, *page;
-	u32 val;
-	int i;
-
-	for (i = 0; i < PCI_STD_NUM_BARS; i++) {
-		info = &device->bars[i].info;
-		if ((info->flags & VFIO_REGION_INFO_FLAG_MMAP) &&
-		    info->size < page_size)
-			break;
-	}
-	if (i == PCI_STD_NUM_BARS)
-		SKIP(return, "No BAR smaller than a page that can be mapped");
-	if (!getenv_u32("VFIO_SELFTESTS_READ_BARS", 0))
-		SKIP(return, "No BAR known to be plain memory");
-
-	vaddr = mmap_shared(device->fd, info->offset, info->size);
-	page = mmap_shared(device->fd, info->offset, page_size);
-	ASSERT_EQ(4, pread(device->fd, &val, 4, info->offset));
-	ASSERT_EQ(val, read32(vaddr));
-	ASSERT_EQ(val, read32(page));
-
-	ASSERT_EQ(-EINVAL, __mmap_shared(device->fd, info->offset,
-					 2 * page_size, PROT_READ, &vaddr));
-	ASSERT_EQ(-EINVAL, __mmap_shared(device->fd, info->offset + page_size,
-					 page_size, PROT_READ, &vaddr));
-
-	if (!vfio_pci_dmabuf_supported(device))
-		SKIP(return, "No DMABUF export");
-	ASSERT_EQ(-EINVAL, __vfio_pci_dmabuf_export_range(device, i, O_RDWR, 0,
-							  0, info->size));
-	ASSERT_EQ(-EINVAL, __vfio_pci_dmabuf_export_range(device, i, O_RDWR, 0,
-							  0, page_size));
+	ASSERT_EQ(SIGSEGV, try_touch_pages(vaddr + page_size, 2 * page_size));
+	ASSERT_SHOWS(vaddr, 9);
+	ASSERT_SHOWS(part, 2, 3);
+	ASSERT_SHOWS(vaddr + 3 * page_size, 4, 5);
 }
 
 int main(int argc, char *argv[])

@@ -4,37 +4,32 @@
  * wherever address, alignment and ranges allow, and never across an edge. Read from
  * the page tables in debugfs.
  */
-#include <stdint.h>
 #include <unistd.h>
 
 #include <sys/mman.h>
 
 #include <linux/sizes.h>
-#include <linux/vfio.h>
 
 #include "kselftest_harness.h"
 
 #include <libvfio/dmabuf_test.h>
 
-/* One range of the BAR: the same by both ways of mapping it */
+/* A range of the BAR: the same by both ways of mapping it */
 FIXTURE(page_size) {
 	DMABUF_FIXTURE;
+	bool dmabuf;
 };
 
 FIXTURE_VARIANT(page_size) {
 	bool dmabuf;
 };
 
-FIXTURE_VARIANT_ADD(page_size, bar) {
-	.dmabuf = false,
-};
-
-FIXTURE_VARIANT_ADD(page_size, dmabuf) {
-	.dmabuf = true,
-};
+FIXTURE_VARIANT_ADD(page_size, bar) { .dmabuf = false };
+FIXTURE_VARIANT_ADD(page_size, dmabuf) { .dmabuf = true };
 
 FIXTURE_SETUP(page_size)
 {
+	self->dmabuf = variant->dmabuf;
 	DMABUF_SETUP(self, true, SZ_16M);
 	if (!page_table_info_supported())
 		SKIP(return, "No view of x86 page tables in debugfs");
@@ -45,12 +40,11 @@ FIXTURE_TEARDOWN(page_size)
 }
 
 /* A file and an offset in it, for mmap() of the BAR from @offset on */
-static int open_span(FIXTURE_DATA(page_size) *self, bool dmabuf, u64 *offset,
-		     size_t size)
+static int open_span(FIXTURE_DATA(page_size) *self, u64 *offset, size_t size)
 {
 	int fd;
 
-	if (!dmabuf) {
+	if (!self->dmabuf) {
 		*offset += self->bar_offset;
 		return dup(self->device->fd);
 	}
@@ -61,10 +55,10 @@ static int open_span(FIXTURE_DATA(page_size) *self, bool dmabuf, u64 *offset,
 	return fd;
 }
 
-static void *map_span(FIXTURE_DATA(page_size) *self, bool dmabuf, u64 offset,
-		      size_t size, size_t align, size_t misalign)
+static void *map_span(FIXTURE_DATA(page_size) *self, u64 offset, size_t size,
+		      size_t align, size_t misalign)
 {
-	int fd = open_span(self, dmabuf, &offset, size);
+	int fd = open_span(self, &offset, size);
 	void *vaddr = mmap_shared_aligned(fd, offset, size, align, misalign);
 
 	close_assert(fd);
@@ -99,14 +93,13 @@ TEST_F(page_size, puds)
 	if (self->bar_size < 2ULL * SZ_1G)
 		SKIP(return, "BAR smaller than 2 GiB");
 
-	vaddr = map_span(self, variant->dmabuf, 0, 2ULL * SZ_1G, SZ_1G, 0);
+	vaddr = map_span(self, 0, 2ULL * SZ_1G, SZ_1G, 0);
 	ASSERT_EQ(2, faults_to_touch(vaddr, 2ULL * SZ_1G, SZ_4M));
 	ASSERT_ENTRIES(vaddr, 2ULL * SZ_1G, 2, 0, 0);
 	munmap_assert(vaddr, 2ULL * SZ_1G);
 
 	/* A whole PUD is there, but not where one can be. */
-	vaddr = map_span(self, variant->dmabuf, 0, SZ_1G + SZ_16M, SZ_1G,
-			 SZ_1G - SZ_2M);
+	vaddr = map_span(self, 0, SZ_1G + SZ_16M, SZ_1G, SZ_1G - SZ_2M);
 	ASSERT_FAULTS(vaddr, SZ_16M, 8, 0);
 }
 
@@ -134,8 +127,8 @@ TEST_F(page_size, pmds_and_ptes)
 		TH_LOG("offset 0x%llx, size 0x%zx, misaligned by 0x%zx",
 		       (unsigned long long)spans[i].offset, spans[i].size,
 		       spans[i].misalign);
-		vaddr = map_span(self, variant->dmabuf, spans[i].offset,
-				 spans[i].size, SZ_2M, spans[i].misalign);
+		vaddr = map_span(self, spans[i].offset, spans[i].size, SZ_2M,
+				 spans[i].misalign);
 		ASSERT_FAULTS(vaddr, spans[i].size, spans[i].nr_pmd,
 			      spans[i].nr_pte);
 		munmap_assert(vaddr, spans[i].size);
@@ -149,7 +142,7 @@ TEST_F(page_size, address_of_the_kernel)
 	u64 offset = 0;
 	int i, fd;
 
-	fd = open_span(self, variant->dmabuf, &offset, SZ_16M);
+	fd = open_span(self, &offset, SZ_16M);
 	for (i = 0; i < 4; i++) {
 		/* A neighbour, so that it is not aligned by accident */
 		ASSERT_NE(MAP_FAILED, mmap(NULL, page_size, PROT_READ,
@@ -168,7 +161,7 @@ TEST_F(page_size, address_of_the_kernel)
 /* A hole in the middle of a PMD leaves small pages, the others stay. */
 TEST_F(page_size, pmd_split_by_munmap)
 {
-	void *vaddr = map_span(self, variant->dmabuf, 0, SZ_4M, SZ_2M, 0);
+	void *vaddr = map_span(self, 0, SZ_4M, SZ_2M, 0);
 	void *hole = vaddr + SZ_2M + 5 * page_size;
 
 	ASSERT_FAULTS(vaddr, SZ_4M, 2, 0);
@@ -179,53 +172,9 @@ TEST_F(page_size, pmd_split_by_munmap)
 	ASSERT_ENTRIES(vaddr, SZ_4M, 0, 1, 511);
 }
 
-/* Nothing is mapped but by a fault. */
-TEST_F(page_size, pmds_come_back)
-{
-	void *vaddr = map_span(self, variant->dmabuf, 0, SZ_4M, SZ_2M, 0);
-
-	ASSERT_FAULTS(vaddr, SZ_4M, 2, 0);
-	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
-	ASSERT_ENTRIES(vaddr, SZ_4M, 0, 0, 0);
-	ASSERT_EQ(SIGBUS, try_touch(vaddr));
-	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
-	ASSERT_ENTRIES(vaddr, SZ_4M, 0, 0, 0);
-	ASSERT_FAULTS(vaddr, SZ_4M, 2, 0);
-}
-
-/* Several ranges: only a DMABUF has them. */
-FIXTURE(page_size_ranges) {
-	DMABUF_FIXTURE;
-};
-
-FIXTURE_SETUP(page_size_ranges)
-{
-	DMABUF_SETUP(self, true, SZ_16M);
-	if (!page_table_info_supported())
-		SKIP(return, "No view of x86 page tables in debugfs");
-}
-
-FIXTURE_TEARDOWN(page_size_ranges)
-{
-}
-
-/* Does @vaddr show @offset of the BAR? Written here, read there. */
-static bool shows_offset(FIXTURE_DATA(page_size_ranges) *self, const void *vaddr,
-			 u64 offset)
-{
-	void *mem = self->device->bars[self->bar].vaddr + offset;
-	static u32 tag = 0xbeef0000;
-	u32 val;
-
-	VFIO_ASSERT_EQ(try_write32(mem, ++tag), 0);
-	VFIO_ASSERT_EQ(try_read32(vaddr, &val), 0);
-
-	return val == tag;
-}
-
 #define MAX_RANGES 5
 
-TEST_F(page_size_ranges, entries)
+TEST_F(page_size, ranges)
 {
 	static const struct {
 		const char *name;
@@ -253,9 +202,12 @@ TEST_F(page_size_ranges, entries)
 			{ SZ_8M, SZ_4K }, { SZ_4K, 2 * SZ_2M - SZ_4K } }, 1, 512 },
 	};
 	const struct vfio_region_dma_range *ranges;
-	size_t size, last;
+	int c, nr, fd;
 	void *vaddr;
-	int c, i, nr, fd;
+	size_t size;
+
+	if (!self->dmabuf)
+		SKIP(return, "Only a DMABUF has several ranges");
 
 	for (c = 0; c < ARRAY_SIZE(cases); c++) {
 		TH_LOG("%s", cases[c].name);
@@ -267,14 +219,6 @@ TEST_F(page_size_ranges, entries)
 					    nr);
 		vaddr = mmap_shared_aligned(fd, 0, size, SZ_2M, 0);
 		ASSERT_FAULTS(vaddr, size, cases[c].nr_pmd, cases[c].nr_pte);
-
-		for (i = 0; i < nr; i++) {
-			last = ranges[i].length - page_size;
-			ASSERT_TRUE(shows_offset(self, vaddr, ranges[i].offset));
-			ASSERT_TRUE(shows_offset(self, vaddr + last,
-						 ranges[i].offset + last));
-			vaddr += ranges[i].length;
-		}
 	}
 }
 

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Random steps by the owner of a device and its clients, against a model of who
- * may access what.
+ * Random steps by the owner and user of DMABUFs, against a model of what may be
+ * accessed. It does one thing at a time, so a failure can be repeated with its
+ * seed. What threads and processes do at the same time is tested by
+ * vfio_pci_dmabuf_race_test.
  *
- * The owner takes all decisions, and has each process do one thing at a time, so a
- * failure can be repeated with its seed. What several processes do at the same time
- * is tested by vfio_pci_dmabuf_race_test.
- *
- * Each process has some windows, which are ranges of its address space. The model
- * knows for every page of them what is mapped there; what a touch of the page
- * answers must follow from that, from the state of the buffer and of the device.
+ * The mappings are in a window, a range of the address space. The model knows
+ * for every page of it what is mapped there; what a touch of the page returns
+ * must follow from that, from the state of the buffer and of the device.
  *
  * $VFIO_STRESS_SEED repeats a run; $VFIO_STRESS_STEPS says how long it is.
  */
@@ -18,7 +16,6 @@
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -33,38 +30,12 @@
 
 #include <libvfio/dmabuf_test.h>
 
-#define NR_PROCESSES	4	/* with the owner, which is the first */
-#define NR_WINDOWS	3	/* of each process */
-#define WINDOW_PAGES	24
+#define WINDOW_PAGES	256
+#define MAX_PAGES	24	/* that are mapped or moved at once */
 #define BAR_PAGES	64	/* that are used of the BAR */
 #define MAX_RANGES	4
 #define MAX_RANGE_PAGES	8
 #define MAX_BUFFERS	8	/* with an open fd at the same time */
-#define MAX_O_PATHS	4
-
-enum op {
-	OP_MMAP,
-	OP_MUNMAP,
-	OP_MREMAP,
-	OP_TOUCH,
-	OP_FORK_TOUCH,
-	OP_WRITE,
-};
-
-/* What a process is told to do, and what came of it */
-struct work {
-	enum op op;
-	u32 window;
-	u32 page;
-	u32 nr;
-	u64 offset;
-	u32 to_window;
-	u32 to_page;
-	u32 val;
-	int ret;
-	int sigs[WINDOW_PAGES];
-	u32 vals[WINDOW_PAGES];
-};
 
 struct buffer {
 	int fd;
@@ -75,7 +46,7 @@ struct buffer {
 	u32 bar_page[MAX_RANGES * MAX_RANGE_PAGES];
 };
 
-/* What is mapped at a page of a window: nothing, a BAR or a buffer */
+/* What is mapped at a page of the window: nothing, a BAR or a buffer */
 struct slot {
 	/* 0 for nothing. The pages of one mapping have consecutive numbers. */
 	u64 number;
@@ -85,107 +56,39 @@ struct slot {
 
 FIXTURE(stress) {
 	DMABUF_FIXTURE;
-	bool has_low_power;
 	u32 seed;
 	u32 step;
-	struct vfio_client *clients[NR_PROCESSES];
+	void *window;
 	/* The model */
-	struct slot slots[NR_PROCESSES][NR_WINDOWS][WINDOW_PAGES];
+	struct slot slots[WINDOW_PAGES];
 	u64 next_number;
 	bool memory_on;
 	u32 opening;
 	u32 vals[BAR_PAGES];
 	/* Slots point to those that were closed, too: none is ever freed. */
 	struct buffer *buffers[MAX_BUFFERS];
-	int o_paths[MAX_O_PATHS];
+	int o_path;
 };
 
-/* The side of a process */
-
-/* At the same addresses in each process */
-static void *windows[NR_WINDOWS];
-/* Shared with the children of the process */
-static struct work *forked_work;
-
-static int fill_with_nothing(void *vaddr, size_t size)
+static void move(void *from, void *to, size_t size)
 {
-	void *ret = mmap(vaddr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS |
-			 MAP_NORESERVE | MAP_FIXED, -1, 0);
-
-	VFIO_ASSERT_EQ(ret, vaddr);
-	return 0;
+	VFIO_ASSERT_EQ(mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED,
+			      to), to);
 }
 
-static int move(void *from, void *to, size_t size)
+static void *page_addr(FIXTURE_DATA(stress) *self, struct slot *slot)
 {
-	if (mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
-		return -errno;
-	return 0;
+	return self->window + (slot - self->slots) * page_size;
 }
 
-static int do_touch(void *arg)
+static void unmap(FIXTURE_DATA(stress) *self, struct slot *slots, u32 nr)
 {
-	struct work *work = arg;
-	int i;
+	void *vaddr = page_addr(self, slots);
 
-	for (i = 0; i < WINDOW_PAGES; i++)
-		work->sigs[i] = try_read32(windows[work->window] + i * page_size,
-					   &work->vals[i]);
-	return 0;
-}
-
-static int do_work(void *data, const int *fds)
-{
-	struct work *work = data;
-	void *vaddr = windows[work->window] + work->page * page_size;
-	size_t size = work->nr * page_size;
-	void *new;
-
-	switch (work->op) {
-	case OP_MMAP:
-		/* Not in place: if it fails, it must not make a hole. */
-		work->ret = __mmap_shared(fds[0], work->offset, size,
-					  PROT_READ | PROT_WRITE, &new);
-		if (!work->ret)
-			work->ret = move(new, vaddr, size);
-		break;
-	case OP_MUNMAP:
-		work->ret = fill_with_nothing(vaddr, size);
-		break;
-	case OP_MREMAP:
-		work->ret = move(vaddr, windows[work->to_window] +
-				 work->to_page * page_size, size);
-		if (!work->ret)
-			fill_with_nothing(vaddr, size);
-		break;
-	case OP_TOUCH:
-		work->ret = do_touch(work);
-		break;
-	case OP_FORK_TOUCH:
-		*forked_work = *work;
-		work->ret = run_in_child(do_touch, forked_work);
-		memcpy(work->sigs, forked_work->sigs, sizeof(work->sigs));
-		memcpy(work->vals, forked_work->vals, sizeof(work->vals));
-		break;
-	case OP_WRITE:
-		work->ret = try_write32(vaddr, work->val);
-		break;
-	}
-	return 0;
-}
-
-/* The side of the owner */
-
-static int tell(FIXTURE_DATA(stress) *self, u32 process,
-		struct work *work, int fd)
-{
-	if (process)
-		vfio_client_call(self->clients[process], do_work, work,
-				 sizeof(*work), &fd, fd >= 0);
-	else
-		do_work(work, &fd);
-
-	return work->ret;
+	VFIO_ASSERT_EQ(mmap(vaddr, nr * page_size, PROT_NONE, MAP_PRIVATE |
+			    MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0),
+		       vaddr);
+	memset(slots, 0, nr * sizeof(*slots));
 }
 
 static u32 rnd(FIXTURE_DATA(stress) *self, u32 limit)
@@ -198,16 +101,12 @@ static u32 rnd(FIXTURE_DATA(stress) *self, u32 limit)
 	return self->seed % limit;
 }
 
-/* Not two rnd() in one call: their order would be the compiler's choice. */
-static struct slot *rnd_slot(FIXTURE_DATA(stress) *self,
-			     struct work *work, u32 *process)
+/* The first of @nr pages */
+static struct slot *rnd_slots(FIXTURE_DATA(stress) *self, u32 *nr)
 {
-	*process = rnd(self, NR_PROCESSES);
-	work->window = rnd(self, NR_WINDOWS);
-	work->page = rnd(self, WINDOW_PAGES);
-	work->nr = rnd(self, WINDOW_PAGES - work->page) + 1;
+	*nr = rnd(self, MAX_PAGES) + 1;
 
-	return &self->slots[*process][work->window][work->page];
+	return &self->slots[rnd(self, WINDOW_PAGES - *nr)];
 }
 
 static struct buffer **rnd_buffer(FIXTURE_DATA(stress) *self)
@@ -228,83 +127,48 @@ static bool is_usable(FIXTURE_DATA(stress) *self, struct buffer *buffer)
 	false;									\
 })
 
-static bool check_slot(FIXTURE_DATA(stress) *self, u32 process,
-		       u32 window, u32 page, int sig, u32 val)
+static bool check_access(FIXTURE_DATA(stress) *self, struct slot *slot, int sig,
+			 u32 val)
 {
-	struct slot *slot = &self->slots[process][window][page];
-	const char *what = slot->buffer ? "buffer" : "BAR";
+	u32 page = slot - self->slots;
 	int expected = 0;
 
-	if (!slot->number) {
-		what = "nothing";
+	if (!slot->number)
 		expected = SIGSEGV;
-	} else if (!self->memory_on ||
-		   (slot->buffer && !is_usable(self, slot->buffer))) {
+	else if (!self->memory_on ||
+		 (slot->buffer && !is_usable(self, slot->buffer)))
 		expected = SIGBUS;
-	}
 
 	if (sig != expected)
-		return WRONG("process %u window %u page %u (%s): signal %d, not %d",
-			     process, window, page, what, sig, expected);
+		return WRONG("page %u: signal %d, not %d", page, sig, expected);
 	if (!sig && val != self->vals[slot->bar_page])
-		return WRONG("process %u window %u page %u (%s): %#x, BAR page %u holds %#x",
-			     process, window, page, what, val, slot->bar_page,
-			     self->vals[slot->bar_page]);
-	return true;
-}
-
-static bool check_window(FIXTURE_DATA(stress) *self, u32 process,
-			 u32 window, enum op op)
-{
-	struct work work = { .op = op, .window = window };
-	u32 i;
-
-	if (tell(self, process, &work, -1))
-		return WRONG("process %u: touch failed: %d", process, work.ret);
-
-	for (i = 0; i < WINDOW_PAGES; i++) {
-		if (!check_slot(self, process, window, i, work.sigs[i],
-				work.vals[i]))
-			return false;
-	}
+		return WRONG("page %u: %#x, page %u of the BAR holds %#x", page,
+			     val, slot->bar_page, self->vals[slot->bar_page]);
 	return true;
 }
 
 static bool check_all(FIXTURE_DATA(stress) *self)
 {
-	u32 i;
+	u32 i, val = 0;
+	int sig;
 
-	for (i = 0; i < NR_PROCESSES * NR_WINDOWS; i++) {
-		if (!check_window(self, i / NR_WINDOWS, i % NR_WINDOWS,
-				  OP_TOUCH))
+	for (i = 0; i < WINDOW_PAGES; i++) {
+		sig = try_read32(self->window + i * page_size, &val);
+		if (!check_access(self, &self->slots[i], sig, val))
 			return false;
 	}
 	return true;
 }
 
-static bool step_touch(FIXTURE_DATA(stress) *self)
-{
-	enum op op = rnd(self, 9) ? OP_TOUCH : OP_FORK_TOUCH;
-	struct work work;
-	u32 process;
-
-	rnd_slot(self, &work, &process);
-	return check_window(self, process, work.window, op);
-}
-
 static bool step_write(FIXTURE_DATA(stress) *self)
 {
-	struct work work = { .op = OP_WRITE };
-	struct slot *slot;
-	u32 process;
+	u32 nr, val = rnd(self, UINT32_MAX);
+	struct slot *slot = rnd_slots(self, &nr);
+	int sig = try_write32(page_addr(self, slot), val);
 
-	slot = rnd_slot(self, &work, &process);
-	work.val = rnd(self, UINT32_MAX);
-	if (!tell(self, process, &work, -1) && slot->number)
-		self->vals[slot->bar_page] = work.val;
-
-	return check_slot(self, process, work.window, work.page, work.ret,
-			  work.val);
+	if (!sig && slot->number)
+		self->vals[slot->bar_page] = val;
+	return check_access(self, slot, sig, val);
 }
 
 /* To the model the memory type is all the same. */
@@ -345,11 +209,14 @@ static bool step_export(FIXTURE_DATA(stress) *self)
 	return true;
 }
 
+/* An O_PATH descriptor keeps the last buffer that was closed. */
 static bool step_close(FIXTURE_DATA(stress) *self)
 {
 	struct buffer **buffer = rnd_buffer(self);
 
 	if (buffer) {
+		close(self->o_path);
+		self->o_path = open_o_path((*buffer)->fd);
 		close_assert((*buffer)->fd);
 		*buffer = NULL;
 	}
@@ -377,39 +244,45 @@ static bool step_revoke(FIXTURE_DATA(stress) *self)
 	return check_all(self);
 }
 
-/* Of a buffer, or of the BAR */
+/* Of a buffer, or of the BAR; not in place, as a failure would leave a hole. */
 static bool step_mmap(FIXTURE_DATA(stress) *self)
 {
 	struct buffer *buffer = self->buffers[rnd(self, MAX_BUFFERS)];
-	struct work work = { .op = OP_MMAP };
 	bool bar = !rnd(self, 9);
-	int fd, expected = 0;
-	u32 process, first, i;
+	int fd, ret, expected = 0;
 	struct slot *slots;
+	u32 nr, first, i;
+	u64 offset = 0;
+	void *vaddr;
 
-	slots = rnd_slot(self, &work, &process);
+	slots = rnd_slots(self, &nr);
 	if (bar) {
 		buffer = NULL;
 		fd = self->device->fd;
-		first = rnd(self, BAR_PAGES - work.nr);
-		work.offset = self->bar_offset;
+		first = rnd(self, BAR_PAGES - nr);
+		offset = self->bar_offset;
 	} else if (buffer) {
 		fd = buffer->fd;
 		first = rnd(self, buffer->nr);
-		if (first + work.nr > buffer->nr && rnd(self, 4))
-			work.nr = buffer->nr - first;
-		if (first + work.nr > buffer->nr)
+		if (first + nr > buffer->nr && rnd(self, 4))
+			nr = buffer->nr - first;
+		if (first + nr > buffer->nr)
 			expected = -EINVAL;
 		else if (!is_usable(self, buffer))
 			expected = -ENODEV;
 	} else {
 		return true;
 	}
-	work.offset += first * page_size;
 
-	if (tell(self, process, &work, fd) != expected)
-		return WRONG("mmap: %d, not %d", work.ret, expected);
-	for (i = 0; i < work.nr && !expected; i++) {
+	ret = __mmap_shared(fd, offset + first * page_size, nr * page_size,
+			    PROT_READ | PROT_WRITE, &vaddr);
+	if (ret != expected)
+		return WRONG("mmap: %d, not %d", ret, expected);
+	if (ret)
+		return true;
+
+	move(vaddr, page_addr(self, slots), nr * page_size);
+	for (i = 0; i < nr; i++) {
 		slots[i].number = self->next_number++;
 		slots[i].buffer = buffer;
 		slots[i].bar_page = buffer ? buffer->bar_page[first + i] :
@@ -420,48 +293,34 @@ static bool step_mmap(FIXTURE_DATA(stress) *self)
 	return true;
 }
 
-static void unmap(FIXTURE_DATA(stress) *self, u32 process,
-		  struct work *work)
-{
-	work->op = OP_MUNMAP;
-	tell(self, process, work, -1);
-	memset(&self->slots[process][work->window][work->page], 0,
-	       work->nr * sizeof(struct slot));
-}
-
 static bool step_munmap(FIXTURE_DATA(stress) *self)
 {
-	struct work work = {};
-	u32 process;
+	struct slot *slots;
+	u32 nr;
 
-	rnd_slot(self, &work, &process);
-	unmap(self, process, &work);
+	slots = rnd_slots(self, &nr);
+	unmap(self, slots, nr);
 	return true;
 }
 
 /* Only what is one mapping can be moved at once, and not onto itself. */
 static bool step_mremap(FIXTURE_DATA(stress) *self)
 {
-	struct work work = { .op = OP_MREMAP };
 	struct slot *slots, *to;
-	u32 process, i;
+	u32 nr, i;
 
-	slots = rnd_slot(self, &work, &process);
-	for (i = 0; i < work.nr; i++) {
+	slots = rnd_slots(self, &nr);
+	to = &self->slots[rnd(self, WINDOW_PAGES - nr)];
+	for (i = 0; i < nr; i++) {
 		if (!slots[i].number || slots[i].number != slots[0].number + i)
 			break;
 	}
-	work.nr = i;
-	work.to_window = (work.window + 1) % NR_WINDOWS;
-	work.to_page = rnd(self, WINDOW_PAGES);
-	if (!work.nr || work.to_page + work.nr > WINDOW_PAGES)
+	if (!i || (slots < to + i && to < slots + i))
 		return true;
 
-	if (tell(self, process, &work, -1))
-		return WRONG("mremap: %d", work.ret);
-	to = &self->slots[process][work.to_window][work.to_page];
-	memcpy(to, slots, work.nr * sizeof(*slots));
-	memset(slots, 0, work.nr * sizeof(*slots));
+	move(page_addr(self, slots), page_addr(self, to), i * page_size);
+	memcpy(to, slots, i * sizeof(*slots));
+	unmap(self, slots, i);
 	return true;
 }
 
@@ -475,24 +334,6 @@ static bool step_memory(FIXTURE_DATA(stress) *self)
 	return check_all(self);
 }
 
-static bool step_low_power(FIXTURE_DATA(stress) *self)
-{
-	bool memory_on = self->memory_on;
-	bool right;
-
-	if (!self->has_low_power)
-		return true;
-
-	if (__vfio_pci_low_power_entry(self->device))
-		return WRONG("low power entry");
-	self->memory_on = false;
-	right = check_all(self);
-	if (__vfio_pci_low_power_exit(self->device))
-		return WRONG("low power exit");
-	self->memory_on = memory_on;
-	return right && check_all(self);
-}
-
 static bool step_reset(FIXTURE_DATA(stress) *self)
 {
 	if (self->device->info.flags & VFIO_DEVICE_FLAGS_RESET)
@@ -500,35 +341,14 @@ static bool step_reset(FIXTURE_DATA(stress) *self)
 	return check_all(self);
 }
 
-static bool step_o_path(FIXTURE_DATA(stress) *self)
-{
-	int *o_path = &self->o_paths[rnd(self, MAX_O_PATHS)];
-	struct buffer **buffer = rnd_buffer(self);
-
-	if (*o_path >= 0) {
-		close_assert(*o_path);
-		*o_path = -1;
-	} else if (buffer) {
-		*o_path = open_o_path((*buffer)->fd);
-	}
-	return true;
-}
-
 /* A mapping of the BAR would keep the device open. */
 static bool step_reopen(FIXTURE_DATA(stress) *self)
 {
-	struct work work = { .nr = 1 };
-	struct slot *slot;
-	u32 process, i;
+	u32 i;
 
-	for (process = 0; process < NR_PROCESSES; process++) {
-		for (i = 0; i < NR_WINDOWS * WINDOW_PAGES; i++) {
-			work.window = i / WINDOW_PAGES;
-			work.page = i % WINDOW_PAGES;
-			slot = &self->slots[process][work.window][work.page];
-			if (slot->number && !slot->buffer)
-				unmap(self, process, &work);
-		}
+	for (i = 0; i < WINDOW_PAGES; i++) {
+		if (self->slots[i].number && !self->slots[i].buffer)
+			unmap(self, &self->slots[i], 1);
 	}
 
 	dmabuf_test_close(&self->device);
@@ -546,7 +366,7 @@ static const struct {
 	bool (*step)(FIXTURE_DATA(stress) *self);
 	u32 weight;
 } steps[] = {
-	{ step_touch, 450 },
+	{ check_all, 250 },
 	{ step_write, 200 },
 	{ step_export, 200 },
 	{ step_close, 60 },
@@ -555,8 +375,6 @@ static const struct {
 	{ step_munmap, 200 },
 	{ step_mremap, 150 },
 	{ step_memory, 80 },
-	{ step_o_path, 80 },
-	{ step_low_power, 4 },
 	{ step_reset, 2 },
 	{ step_reopen, 2 },
 };
@@ -579,27 +397,10 @@ FIXTURE_SETUP(stress)
 {
 	u32 i;
 
-	for (i = 0; i < NR_WINDOWS; i++) {
-		windows[i] = mmap_reserve(WINDOW_PAGES * page_size, page_size, 0);
-		fill_with_nothing(windows[i], WINDOW_PAGES * page_size);
-	}
-	forked_work = mmap(NULL, sizeof(*forked_work), PROT_READ | PROT_WRITE,
-			   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(MAP_FAILED, forked_work);
-
-	/* Before there is anything that must not be inherited */
-	for (i = 1; i < NR_PROCESSES; i++)
-		self->clients[i] = vfio_client_start();
-	for (i = 0; i < MAX_O_PATHS; i++)
-		self->o_paths[i] = -1;
-
 	DMABUF_SETUP(self, true, BAR_PAGES * page_size);
 
-	if (!__vfio_pci_low_power_entry(self->device)) {
-		self->has_low_power = true;
-		ASSERT_EQ(0, __vfio_pci_low_power_exit(self->device));
-	}
-
+	self->window = mmap_reserve(WINDOW_PAGES * page_size, page_size, 0);
+	self->o_path = -1;
 	self->memory_on = true;
 	self->next_number = 1;
 	touch_fill(self->device->bars[self->bar].vaddr, BAR_PAGES * page_size);
@@ -609,10 +410,6 @@ FIXTURE_SETUP(stress)
 
 FIXTURE_TEARDOWN(stress)
 {
-	u32 i;
-
-	for (i = 1; i < NR_PROCESSES; i++)
-		vfio_client_stop(self->clients[i]);
 }
 
 /*

@@ -235,10 +235,15 @@ do_build() {
 
 # Prints "PROGRAM DEVICE" for each test that was asked for
 list_tests() {
-	local word prog devices dev pattern
+	local word prog devices dev pattern modes=()
 
 	while read -r word prog devices; do
-		[ "$word" = run ] || continue
+		case $word in
+		modes) read -ra modes <<< "$prog $devices" ;;
+		run) ;;
+		run-modes) devices=${modes[*]/#/$devices:} ;;
+		esac
+		[[ $word == run* ]] || continue
 		for dev in $devices; do
 			for pattern in "${patterns[@]}"; do
 				# shellcheck disable=SC2053 # a glob
@@ -312,7 +317,7 @@ device() {
 	local port="pcie-root-port,x-speed=5"
 
 	nports=$((nports + 1))
-	qemu+=(-device "$port,id=rp$nports,chassis=$nports,slot=$nports"
+	qemu+=(-device "$port,id=rp$nports,chassis=$nports,slot=$nports,bus=${2-pcie.0}"
 	       -device "$1,bus=rp$nports")
 }
 
@@ -345,10 +350,15 @@ qemu_command() {
 	device bochs-display,vgamem=64M
 	qemu+=(-drive "if=none,id=disk,driver=null-co,size=64M,read-zeroes=on")
 	device nvme,serial=vmtest,drive=disk,cmb_size_mb=16
-	device virtio-net-pci,ats=on,iommu_platform=on,disable-legacy=on,romfile=
+	device virtio-net-pci,ats=on,aer=on,iommu_platform=on,disable-legacy=on,romfile=
+	# Its BAR 1 is of I/O ports
+	device pci-testdev
 	# Two functions of one device: they are reset together
 	device edu,addr=0.0,multifunction=on
 	qemu+=(-device "bochs-display,vgamem=16M,bus=rp$nports,addr=0.1")
+	# One that no IOMMU translates
+	qemu+=(-device "pxb-pcie,id=pxb,bus_nr=64,bypass_iommu=on")
+	device bochs-display,vgamem=16M pxb
 	# shellcheck disable=SC2206 # a list of arguments
 	qemu+=(${EXTRA_QEMU-})
 	qemu+=(-kernel "$build_dir/arch/x86/boot/bzImage"

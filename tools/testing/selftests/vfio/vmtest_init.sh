@@ -22,6 +22,7 @@ mount_all() {
 	mount -t hugetlbfs none /dev/hugepages
 	mount -t debugfs none /sys/kernel/debug
 	[ ! -d /sys/kernel/tracing ] || mount -t tracefs none /sys/kernel/tracing
+	ifconfig lo up
 	ln -s /proc/self/fd /dev/fd
 	ln -s /proc/self/fd/1 /dev/stdout	# run_kselftest.sh appends to it
 }
@@ -49,6 +50,7 @@ export_bdf() {
 bind_devices() {
 	local dev bdf name
 
+	echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode
 	for dev in "$DEVICES"/*; do
 		bdf=${dev##*/}
 		case $(cat "$dev/vendor"):$(cat "$dev/device") in
@@ -57,8 +59,11 @@ bind_devices() {
 		0x1af4:0x1110) name=IVSHMEM ;;
 		0x1b36:0x0010) name=NVME ;;
 		0x1af4:0x1041) name=VIRTIO ;;
+		0x1b36:0x0005) name=TESTDEV ;;
 		*) continue ;;
 		esac
+		# VFIO will make a group for it
+		[ -e "$dev/iommu_group" ] || name=NOIOMMU
 		# Waits for a probe; no other driver can bind after that
 		echo vfio-pci > "$dev/driver_override"
 		[ ! -e "$dev/driver" ] || echo "$bdf" > "$dev/driver/unbind"
@@ -69,9 +74,10 @@ bind_devices() {
 	done
 	[ "${VFIO_EDU_BDF-}" ] && export VFIO_SELFTESTS_BDF="$VFIO_EDU_BDF"
 
-	# Reads of any BAR of these devices have no side effects, and two are memory
+	# Reads of any BAR of these devices have no side effects, and some are memory
 	export VFIO_SELFTESTS_READ_BARS=1
-	export VFIO_SELFTESTS_MEMORY_BAR="${VFIO_IVSHMEM_BDF-}:2 ${VFIO_BOCHS_BDF-}:0"
+	export VFIO_SELFTESTS_MEMORY_BAR="${VFIO_IVSHMEM_BDF-}:2 ${VFIO_BOCHS_BDF-}:0
+		${VFIO_NOIOMMU_BDF-}:0"
 }
 
 begin() {
@@ -88,7 +94,7 @@ end() {
 # A program has /vmtest/timeout seconds. One that needs SIGKILL has hung, and may
 # leave children that keep the device.
 run_tests() {
-	local n=0 prog dev bdf rc suite
+	local n=0 prog dev bdf mode rc suite
 
 	set -- /sys/kernel/debug/kunit/*/results
 	[ -e "$1" ] || shift
@@ -99,11 +105,15 @@ run_tests() {
 		end 0
 	done
 	while read -r prog dev; do
+		begin "$prog" "$dev"
+		mode=${dev#*:}
+		[ "$mode" != "$dev" ] || mode=
+		dev=${dev%%:*}
 		bdf=$VFIO_SELFTESTS_BDF
 		[ "$dev" = all ] ||
 			eval "bdf=\${VFIO_$(echo "$dev" | tr '[:lower:]' '[:upper:]')_BDF-}"
-		begin "$prog" "$dev"
-		VFIO_SELFTESTS_BDF=$bdf timeout -s KILL "$(cat /vmtest/timeout)" \
+		VFIO_SELFTESTS_BDF=$bdf VFIO_SELFTESTS_IOMMU_MODE=$mode \
+			timeout -s KILL "$(cat /vmtest/timeout)" \
 			"/tests/$prog" < /dev/null 2>&1
 		rc=$?
 		[ $rc -ne 137 ] || { kill -KILL -1; sleep 1; }

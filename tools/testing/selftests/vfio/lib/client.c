@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,6 +67,37 @@ static void client_main(int sock)
 	}
 }
 
+pid_t fork_child(int fd)
+{
+	int ends[2];
+	pid_t pid;
+	char none;
+
+	VFIO_ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+	pid = fork();
+	VFIO_ASSERT_GE(pid, 0);
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		VFIO_ASSERT_TRUE(fd < 0 || !dup2(fd, STDIN_FILENO));
+		VFIO_ASSERT_EQ(close_range(STDERR_FILENO + 1, ~0U, 0), 0);
+		return 0;
+	}
+
+	/* Return when the child has closed its fds, those of the pipe too. */
+	close_assert(ends[1]);
+	VFIO_ASSERT_EQ(read(ends[0], &none, sizeof(none)), 0);
+	close_assert(ends[0]);
+	return pid;
+}
+
+int wait_child(pid_t pid)
+{
+	int status;
+
+	VFIO_ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	return status;
+}
+
 struct vfio_client *vfio_client_start(void)
 {
 	struct vfio_client *client = calloc_assert(1, sizeof(*client));
@@ -74,13 +106,8 @@ struct vfio_client *vfio_client_start(void)
 	VFIO_ASSERT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0,
 				  socks), 0);
 
-	client->pid = fork();
-	VFIO_ASSERT_GE(client->pid, 0);
+	client->pid = fork_child(socks[1]);
 	if (!client->pid) {
-		/* Never outlive the test, whatever happens to it. */
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		VFIO_ASSERT_EQ(dup2(socks[1], STDIN_FILENO), STDIN_FILENO);
-		VFIO_ASSERT_EQ(close_range(STDERR_FILENO + 1, ~0U, 0), 0);
 		client_main(STDIN_FILENO);
 		_exit(0);
 	}
@@ -92,11 +119,8 @@ struct vfio_client *vfio_client_start(void)
 
 void vfio_client_stop(struct vfio_client *client)
 {
-	int status;
-
 	close_assert(client->sock);
-	VFIO_ASSERT_EQ(waitpid(client->pid, &status, 0), client->pid);
-	VFIO_ASSERT_EQ(status, 0, "The client failed\n");
+	VFIO_ASSERT_EQ(wait_child(client->pid), 0, "The client failed\n");
 	free(client);
 }
 
@@ -220,7 +244,7 @@ int run_in_child(int (*fn)(void *arg), void *arg)
 	if (!pid)
 		_exit(fn(arg));
 
-	VFIO_ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	status = wait_child(pid);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 

@@ -74,10 +74,7 @@ int __vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, u32 index,
 				   u32 open_flags, u32 flags, u64 offset,
 				   u64 size)
 {
-	struct vfio_region_dma_range range = {
-		.offset = offset,
-		.length = size,
-	};
+	struct vfio_region_dma_range range = { offset, size };
 
 	return __vfio_pci_dmabuf_export(device, index, open_flags, flags,
 					&range, 1);
@@ -86,12 +83,18 @@ int __vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, u32 index,
 int vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, u32 index,
 				 u64 offset, u64 size)
 {
-	struct vfio_region_dma_range range = {
-		.offset = offset,
-		.length = size,
-	};
+	struct vfio_region_dma_range range = { offset, size };
 
 	return vfio_pci_dmabuf_export(device, index, &range, 1);
+}
+
+int vfio_pci_dmabuf_export_wc(struct vfio_pci_device *device, u32 index,
+			      u64 offset, u64 size)
+{
+	return __vfio_pci_dmabuf_export_range(device, index,
+					      O_RDWR | O_CLOEXEC,
+					      VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC,
+					      offset, size);
 }
 
 int __vfio_pci_dmabuf_revoke_fd(int device_fd, int dmabuf_fd)
@@ -175,7 +178,7 @@ static bool bar_is_usable(struct vfio_pci_device *device, int index,
 	return (info->flags & flags) == flags && info->size >= min_size;
 }
 
-int vfio_pci_largest_bar(struct vfio_pci_device *device, u64 min_size)
+static int vfio_pci_largest_bar(struct vfio_pci_device *device, u64 min_size)
 {
 	int i, largest = -1;
 
@@ -220,6 +223,10 @@ size_t page_size;
 
 void dmabuf_test_init(int *argc, char *argv[])
 {
+	const char *mode = getenv("VFIO_SELFTESTS_IOMMU_MODE");
+
+	if (mode && *mode)
+		default_iommu_mode = mode;
 	page_size = getpagesize();
 	device_bdf = vfio_selftests_get_bdf(argc, argv);
 }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include <errno.h>
-#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <unistd.h>
@@ -15,7 +14,6 @@
 
 /* Where the handler jumps to; NULL outside of a guarded access */
 static __thread sigjmp_buf *guard;
-static pthread_once_t guard_once = PTHREAD_ONCE_INIT;
 
 static void guard_handler(int sig)
 {
@@ -28,7 +26,11 @@ static void guard_handler(int sig)
 	signal(sig, SIG_DFL);
 }
 
-static void guard_install(void)
+/*
+ * Before there are threads, as fork() does not copy memory and handlers at the
+ * same time: a child might miss handlers that another thread installs.
+ */
+static __attribute__((constructor)) void guard_install(void)
 {
 	/*
 	 * With SA_NODEFER the signal mask stays the same, and sigsetjmp() needs
@@ -48,7 +50,6 @@ static void guard_install(void)
 	sigjmp_buf __env;				\
 	int __sig;					\
 							\
-	pthread_once(&guard_once, guard_install);	\
 	__sig = sigsetjmp(__env, 0);			\
 	if (!__sig) {					\
 		WRITE_ONCE(guard, &__env);		\

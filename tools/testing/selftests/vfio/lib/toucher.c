@@ -5,24 +5,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-
 #include <linux/compiler.h>
 #include <linux/types.h>
 
 #include "../../../kselftest.h"
 #include <libvfio.h>
-
-struct touch_state *touch_state_alloc(void)
-{
-	void *state = mmap(NULL, getpagesize(), PROT_READ | PROT_WRITE,
-			   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-
-	VFIO_ASSERT_NE(state, MAP_FAILED);
-	return state;
-}
 
 static u32 touch_get_seq(struct touch_state *state)
 {
@@ -64,10 +51,8 @@ void touch_fill(void *bar, size_t size)
 static bool touch_is_right(struct touch_state *state, enum touch_phase phase,
 			   int sig, u32 val, u32 page)
 {
-	if (sig == SIGSEGV)
-		return state->segv_allowed;
 	if (sig)
-		return phase != TOUCH_ON;
+		return sig == SIGBUS && phase != TOUCH_ON;
 	if (phase == TOUCH_OFF)
 		return false;
 	if (phase != TOUCH_ON && val == UINT32_MAX && state->ones_allowed)
@@ -88,9 +73,8 @@ void touch_page(struct touch_state *state, const void *vaddr, u32 page)
 	int sig;
 
 	sig = try_read32(vaddr + (size_t)page * getpagesize(), &val);
-	if (sig != SIGSEGV)
-		__atomic_add_fetch(sig ? &state->nr_refused : &state->nr_done,
-				   1, __ATOMIC_RELAXED);
+	__atomic_add_fetch(sig ? &state->nr_refused : &state->nr_done, 1,
+			   __ATOMIC_RELAXED);
 
 	/* Otherwise the CPU may read the phase before the access is done. */
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
@@ -148,27 +132,6 @@ static int toucher_main(void *arg, int fd)
 	return 0;
 }
 
-/* The child must not hold anything that the parent may want to close. */
-static void toucher_fork(struct toucher *toucher)
-{
-	u32 *nr_forked = &toucher->state->nr_forked;
-	u32 nr = READ_ONCE(*nr_forked);
-
-	toucher->pid = fork();
-	VFIO_ASSERT_GE(toucher->pid, 0);
-
-	if (!toucher->pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		VFIO_ASSERT_EQ(close_range(STDERR_FILENO + 1, ~0U, 0), 0);
-		WRITE_ONCE(*nr_forked, nr + 1);
-		toucher_main(toucher, -1);
-		_exit(0);
-	}
-
-	while (READ_ONCE(*nr_forked) == nr)
-		sched_yield();
-}
-
 void touchers_start(struct toucher touchers[2], struct touch_state *state,
 		    void *vaddr, size_t size, bool process)
 {
@@ -182,27 +145,28 @@ void touchers_start(struct toucher touchers[2], struct touch_state *state,
 			.size = size,
 			.backwards = !i,
 		};
-		if (process && !i)
-			toucher_fork(&touchers[i]);
-		else
+		if (!process || i) {
 			job_start(&touchers[i].job, toucher_main, &touchers[i],
 				  -1);
+			continue;
+		}
+		touchers[i].pid = fork_child(-1);
+		if (!touchers[i].pid)
+			_exit(toucher_main(&touchers[i], -1));
 	}
 }
 
 void touchers_stop(struct toucher touchers[2])
 {
-	int i, status;
+	int i;
 
 	WRITE_ONCE(touchers[0].state->stop, true);
 	for (i = 0; i < 2; i++) {
-		if (!touchers[i].pid) {
+		if (touchers[i].pid)
+			VFIO_ASSERT_EQ(wait_child(touchers[i].pid), 0,
+				       "A touching process died\n");
+		else
 			job_result(&touchers[i].job);
-			continue;
-		}
-		VFIO_ASSERT_EQ(waitpid(touchers[i].pid, &status, 0),
-			       touchers[i].pid);
-		VFIO_ASSERT_EQ(status, 0, "A touching process died\n");
 	}
 }
 

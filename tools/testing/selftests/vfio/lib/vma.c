@@ -6,7 +6,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <sys/uio.h>
 
 #include <linux/kernel.h>
 #include <linux/sizes.h>
@@ -150,31 +149,6 @@ int pipe_write(const void *vaddr)
 		ret = -errno;
 	close_assert(fds[0]);
 	close_assert(fds[1]);
-
-	return ret;
-}
-
-int process_vm_read_self(const void *vaddr)
-{
-	u32 val;
-	struct iovec local = { &val, sizeof(val) };
-	struct iovec remote = { (void *)vaddr, sizeof(val) };
-	ssize_t ret = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
-
-	return ret < 0 ? -errno : ret;
-}
-
-int proc_mem_read_self(const void *vaddr)
-{
-	int fd = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
-	int ret;
-	u32 val;
-
-	VFIO_ASSERT_GE(fd, 0);
-	ret = pread(fd, &val, sizeof(val), (off_t)vaddr);
-	if (ret < 0)
-		ret = -errno;
-	close_assert(fd);
 
 	return ret;
 }

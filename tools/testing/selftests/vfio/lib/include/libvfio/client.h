@@ -46,6 +46,15 @@ int vfio_client_write32(struct vfio_client *client, u64 offset, u32 val);
 int vfio_client_revoke(struct vfio_client *client, int fd, int dmabuf_fd);
 
 /*
+ * fork(), of a child that dies with the caller and has no fds but the standard
+ * ones, of which standard input is @fd unless that is -1.
+ */
+pid_t fork_child(int fd);
+
+/* Returns the status that waitpid() reports. */
+int wait_child(pid_t pid);
+
+/*
  * Run fn(arg) in a child process. Returns its return value: 0 to 255, or -1 if
  * the child was killed.
  */

@@ -30,6 +30,10 @@ int __vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, u32 index,
 int vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, u32 index,
 				 u64 offset, u64 size);
 
+/* The range as write-combining. Returns the fd or -errno. */
+int vfio_pci_dmabuf_export_wc(struct vfio_pci_device *device, u32 index,
+			      u64 offset, u64 size);
+
 /* VFIO_DEVICE_PCI_DMABUF_REVOKE. Return 0 or -errno, or assert success. */
 int __vfio_pci_dmabuf_revoke_fd(int device_fd, int dmabuf_fd);
 int __vfio_pci_dmabuf_revoke(struct vfio_pci_device *device, int dmabuf_fd);
@@ -68,11 +72,10 @@ static inline u64 vfio_pci_region_offset(struct vfio_pci_device *device,
 
 /*
  * The index of a BAR that can be mapped and has at least @min_size bytes, or -1:
- * the largest one, the one with the highest index, or one that is plain memory,
- * which keeps what is written to it and has no side effects.
- * $VFIO_SELFTESTS_MEMORY_BAR lists such BARs as BDF:INDEX, separated by blanks.
+ * the one with the highest index, or one that is plain memory, which keeps what
+ * is written to it and has no side effects. $VFIO_SELFTESTS_MEMORY_BAR lists
+ * such BARs as BDF:INDEX, separated by blanks.
  */
-int vfio_pci_largest_bar(struct vfio_pci_device *device, u64 min_size);
 int vfio_pci_last_bar(struct vfio_pci_device *device, u64 min_size);
 int vfio_pci_memory_bar(struct vfio_pci_device *device, u64 min_size);
 

@@ -16,6 +16,8 @@
  * Each test of DMABUFs works with the BARs of one device. Registers are read only
  * if $VFIO_SELFTESTS_READ_BARS is set, which promises that a read has no side
  * effects. Otherwise only the BARs in $VFIO_SELFTESTS_MEMORY_BAR are used.
+ *
+ * $VFIO_SELFTESTS_IOMMU_MODE is how the device is opened, instead of by iommufd.
  */
 extern const char *device_bdf;
 extern size_t page_size;

@@ -27,23 +27,18 @@ enum touch_phase {
 	TOUCH_NR_PHASES,
 };
 
+/* To be in memory that is shared with child processes, as a fixture is */
 struct touch_state {
 	/* Number of the changes of phase: the phase itself is the remainder */
 	u32 seq;
 	bool stop;
 	/* While access goes away, reads of a device under reset are all ones */
 	bool ones_allowed;
-	/* A mapping that goes away too answers with SIGSEGV, which is not counted */
-	bool segv_allowed;
-	u32 nr_forked;
 	/* Accesses that were done, and that were answered with SIGBUS */
 	u64 nr_done;
 	u64 nr_refused;
 	u32 nr_wrong;
 };
-
-/* In memory that is shared with child processes */
-struct touch_state *touch_state_alloc(void);
 
 /* Go to the next phase, which is to be @phase */
 void touch_set_phase(struct touch_state *state, enum touch_phase phase);

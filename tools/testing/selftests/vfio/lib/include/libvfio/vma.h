@@ -57,12 +57,7 @@ int nr_wc_memtypes(u64 start, u64 end);
 	ASSERT_EQ((_pte), __info.nr_pte);					\
 } while (0)
 
-/*
- * Have the kernel read the u32 at @vaddr: as write(2) does for the process
- * itself, and in two ways of a debugger. Return the bytes read or -errno.
- */
+/* Have write(2) read the u32 at @vaddr. Returns the bytes read or -errno. */
 int pipe_write(const void *vaddr);
-int process_vm_read_self(const void *vaddr);
-int proc_mem_read_self(const void *vaddr);
 
 #endif /* SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_VMA_H */
