@@ -99,7 +99,6 @@ FIXTURE(modes) {
 	void *vaddr;
 	int revoked_fd;
 	void *revoked;
-	struct touch_state state;
 };
 
 FIXTURE_VARIANT(modes) {
@@ -161,12 +160,15 @@ FIXTURE_TEARDOWN(modes)
 /* The second time while memory is disabled, which is the owner's to end */
 TEST_F(modes, client_goes_on)
 {
-	struct touch_state *state = &self->state;
+	struct touch_state *state = mmap(NULL, sizeof(*state),
+					 PROT_READ | PROT_WRITE,
+					 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	struct toucher touchers[2];
 	const char *reason;
 	void *again;
 	int i;
 
+	ASSERT_NE(MAP_FAILED, state);
 	touch_set_phase(state, TOUCH_OFF);
 	for (i = 0; i < 2; i++) {
 		if (i)
