@@ -73,4 +73,8 @@ vfio_pci_vma_dma_buf(const struct vm_area_struct *vma)
 int vfio_pci_dma_buf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma);
 int vfio_pci_dma_buf_register_pfns(struct vfio_pci_dma_buf *priv);
 
+void vfio_pci_dma_buf_show_fdinfo(struct dma_buf *dmabuf, struct seq_file *m);
+void vfio_pci_dma_buf_trace_importers(struct pci_dev *pdev,
+				      struct vfio_pci_dma_buf *priv);
+
 #endif

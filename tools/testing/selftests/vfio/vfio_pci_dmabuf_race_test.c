@@ -11,16 +11,13 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -459,80 +456,6 @@ TEST_RACE(fault_against_close_and_unbind)
 		munmap_assert(vaddr, self->size);
 		close_assert(fd);
 	}
-}
-
-/*
- * A process that has nothing but the DMABUF, and faults in its pages over and
- * over, as its owner unmaps them. With no fd it only uses the CPU.
- */
-static void child_start(int fd, int policy)
-{
-	struct sched_param param = {};
-	void *vaddr;
-
-	if (fork_child(fd))
-		return;
-
-	VFIO_ASSERT_EQ(sched_setscheduler(0, policy, &param), 0);
-	while (fd < 0)
-		;
-	vaddr = mmap_shared_aligned(STDIN_FILENO, 0, SZ_16M, SZ_2M, page_size);
-	while (1)
-		try_touch_pages(vaddr, SZ_16M);
-}
-
-/* How long the calling thread has not been running, and how often it has slept */
-static s64 waited_us(long *nr_waits)
-{
-	struct timespec now, ran;
-	struct rusage usage;
-
-	VFIO_ASSERT_EQ(getrusage(RUSAGE_THREAD, &usage), 0);
-	*nr_waits = usage.ru_nvcsw;
-	VFIO_ASSERT_EQ(clock_gettime(CLOCK_MONOTONIC, &now), 0);
-	VFIO_ASSERT_EQ(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ran), 0);
-	return (now.tv_sec - ran.tv_sec) * 1000000LL +
-	       (now.tv_nsec - ran.tv_nsec) / 1000;
-}
-
-/*
- * Clients whose faults get no CPU cannot make a real-time owner wait, nor its
- * hot resets fail. What counts is the time for which it waits for others:
- * neither what it needs itself, which is long in a slow guest, nor that for
- * which the host stops the guest. A task without CPU would make the owner wait
- * for seconds.
- */
-TEST_RACE(real_time_owner_against_starved_faults)
-{
-	struct sched_param fifo = { .sched_priority = 50 };
-	bool hot_reset = vfio_pci_hot_reset_is_ours(self->device);
-	int fd, i, nr = min(4 * sysconf(_SC_NPROCESSORS_ONLN), 32L);
-	long nr_before, nr_after;
-	s64 us, longest = 0;
-
-	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0, SZ_16M);
-	for (i = 0; i < nr; i++)
-		child_start(-1, SCHED_OTHER);
-	for (i = 0; i < nr / 2; i++)
-		child_start(fd, SCHED_IDLE);
-	if (sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &fifo))
-		SKIP(return, "No real-time scheduling");
-
-	sleep(3);
-	for (i = 0; i < 60; i++) {
-		usleep(20000 + rand_r(&self->seed) % 20000);
-		us = -waited_us(&nr_before);
-		vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
-		us += waited_us(&nr_after);
-		if (nr_after != nr_before)
-			longest = max(longest, us);
-		vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
-		if (hot_reset && i % 2)
-			ASSERT_EQ(0, __vfio_pci_hot_reset(self->device));
-	}
-	TH_LOG("waited for %lld us at most", (long long)longest);
-	ASSERT_GT(1000000, longest);
-	ASSERT_EQ(0, waitpid(-1, NULL, WNOHANG));
 }
 
 /*
