@@ -112,6 +112,8 @@ make_harness() {
 			sub(/edu /, "") }
 		$1 !~ /^run/ || ($2 ".c") in known' - "$dir/vmtest.tests" > "$dir/new"
 	mv "$dir/new" "$dir/vmtest.tests"
+	lgit grep -q vfio_noiommu "$2" -- "$vfio/lib" ||
+		sed -i /:vfio_noiommu/d "$dir/vmtest.tests"
 }
 
 # link_libvfio KDIR SOURCE PROGRAM: with libvfio as vmtest.sh has built it in KDIR
