@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# ranges.dat: "NUMBER-OF-RANGES INSTRUCTIONS"; operations.dat: "NAME BASE SERIES"
+# ranges.dat: "NUMBER-OF-RANGES INSTRUCTIONS"; operations.dat: "NAME RATIO POSTED-RATIO"
 
 single = real(system("awk '$1 == 1 { print $2 }' ranges.dat"))
 # The ratio of its mean over 1024 ranges to its fault in one
@@ -25,14 +25,16 @@ plot "ranges.dat" using 1:($2 / single) title "series" lw 2 pt 7, \
 	$posted using 1:2 title "posted v4" pt 5 ps 1.5 with points
 
 set output "operations.svg"
-set title "Instructions of an operation"
+set title "Instructions of an operation, relative to the base kernel"
 unset logscale x
 unset xlabel
-set ylabel "instructions"
+set ylabel "ratio to the base"
 set xrange [*:*]
 set yrange [0:*]
+set key top right
 set style data histogram
 set style histogram clustered gap 1
-set xtics rotate by -25 noenhanced
-plot "operations.dat" using 2:xtic(1) title "base", \
-	"" using 3 title "series"
+set xtics rotate by 25 right noenhanced
+set bmargin 6
+plot "operations.dat" using 2:xtic(1) title "series", \
+	"" using 3 title "posted v4", 1 title "base" lc "black" lw 2 with lines

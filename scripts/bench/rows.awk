@@ -40,6 +40,15 @@ function or_null(value)
 BEGIN {
 	read_figures(base_file, base)
 	read_figures(series_file, series)
+	label["fault_bar"] = "fault in a BAR"
+	label["fault_dmabuf"] = "fault in a DMABUF"
+	label["bar_16m_misaligned_per_page"] = "fault, misaligned"
+	label["bar_mmap"] = "mmap() of a BAR"
+	label["bar_munmap"] = "munmap() of it"
+	label["bar_cycle"] = "mmap(), fault, munmap()"
+	label["export"] = "export of a DMABUF"
+	label["close"] = "close of it"
+	label["open_close"] = "open, close of a device"
 }
 
 {
@@ -66,11 +75,9 @@ format == "json" {
 		or_null(series[$1]), or_null(ratio), met, or_null(posted[1]))
 }
 
-format == "plot" && is_number(base[$1]) && is_number(series[$1]) &&
-	$1 ~ /^(fault_bar|bar_mmap|bar_first_fault|bar_munmap|bar_cycle|bar_16m_misaligned_per_page|export|close)$/ {
-	name = $1
-	sub(/_16m_misaligned_per_page/, "_misaligned", name)
-	printf "\"%s\" %s %s\n", name, base[$1], series[$1]
+format == "plot" && ($1 in label) {
+	printf "\"%s\" %s %s\n", label[$1], ratio,
+		posted[2] ? posted[1] / posted[2] : "NaN"
 }
 
 END {
