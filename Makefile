@@ -11,7 +11,7 @@ GUEST := $(BUILD)/linux/tools/testing/selftests/vfio/vmtest.sh \
 export BUILD KDIR
 
 .PHONY: help deps tree refresh refresh-check kernel demo test check series \
-	bench nvgrace guest shell clean
+	bench nvgrace example guest shell clean
 
 help:
 	@cat scripts/help.txt
@@ -53,9 +53,12 @@ nvgrace: tree
 	@scripts/deps acpica-tools
 	@scripts/nvgrace/run
 
+example: tree
+	@examples/virtio-blk/run $(GUEST)
+
 bench: tree
 	@scripts/deps gnuplot-nox
 	@scripts/bench/run
 
 clean:
-	rm -rf $(addprefix $(BUILD)/,kernel kernel-debug demo bench check nvgrace)
+	rm -rf $(addprefix $(BUILD)/,kernel kernel-debug demo bench check nvgrace virtio-blk)
