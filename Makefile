@@ -5,10 +5,14 @@
 override BUILD := $(abspath $(or $(BUILD),build))
 J ?= $(shell nproc)
 debug := $(filter 1,$(DEBUG))
-KDIR := $(BUILD)/kernel$(debug:1=-debug)
+arm64 := $(filter arm64,$(ARCH))
+KDIR := $(BUILD)/kernel$(arm64:%=-%)$(debug:1=-debug)
 GUEST := $(BUILD)/linux/tools/testing/selftests/vfio/vmtest.sh \
 	-d $(KDIR) -j $(J) $(debug:1=-D)
 export BUILD KDIR
+ifdef arm64
+export SYSROOT := $(BUILD)/sysroot-arm64
+endif
 
 .PHONY: help deps tree refresh refresh-check kernel demo test check series \
 	bench nvgrace example guest shell clean
