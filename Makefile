@@ -15,7 +15,7 @@ export SYSROOT := $(BUILD)/sysroot-arm64
 endif
 
 .PHONY: help deps tree refresh refresh-check kernel demo test check series \
-	bench nvgrace example guest shell clean
+	bench nvgrace example clients guest shell clean
 
 help:
 	@cat scripts/help.txt
@@ -60,9 +60,13 @@ nvgrace: tree
 example: tree
 	@examples/virtio-blk/run $(GUEST)
 
+clients: tree
+	@scripts/deps mmdebstrap squashfs-tools-ng
+	@scripts/clients/run
+
 bench: tree
 	@scripts/deps gnuplot-nox
 	@scripts/bench/run
 
 clean:
-	rm -rf $(addprefix $(BUILD)/,kernel kernel-debug demo bench check nvgrace virtio-blk)
+	rm -rf $(addprefix $(BUILD)/,kernel kernel-debug demo bench check nvgrace virtio-blk clients)
