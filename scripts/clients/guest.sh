@@ -92,7 +92,7 @@ testpmd() {
 second() {
 	mode=$1 runs=$2
 	shift 2
-	in_root 400 qemu-system-x86_64 -accel kvm -cpu kvm64 -machine q35 -m 256 -nodefaults \
+	in_root 900 qemu-system-x86_64 -accel kvm -cpu kvm64 -machine q35 -m 256 -nodefaults \
 		-no-user-config -display none -serial stdio -kernel /home/bzImage \
 		-initrd /home/second.cpio -append "console=ttyS0 panic=-1 oops=panic \
 		no_timer_check kunit.enable=0 intel_iommu=off nonce=$number mode=$mode" "$@" \
