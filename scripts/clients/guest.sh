@@ -67,12 +67,11 @@ orders() {
 # testpmd BDF BDF: both send. IOVA as VA and type1, as is usual. It says "Error disabling
 # MSI-X" when it has not enabled that, on any kernel.
 testpmd() {
-	orders | in_root $((seconds + 500)) dpdk-testpmd -l 0-1 --in-memory --iova-mode=va \
+	orders | in_root $((seconds + 500)) dpdk-testpmd -v -l 0-1 --in-memory --iova-mode=va \
 		-a "$1" -a "$2" -- -i --forward-mode=txonly --burst=128 \
 		--total-num-mbufs=8192 > $log 2>&1
 	rc=$?
-	version=$(in_root 60 dpdk-testpmd --version 2>&1 |
-		sed -n 's/^.*DPDK \([0-9.]*\).*/\1/p')
+	version=$(sed -n "s/^.*RTE Version: 'DPDK \([0-9.]*\).*/\1/p" $log)
 	seen="DPDK $version, packets sent: $(sent)"
 	if [ "$rc" -ne 0 ]; then
 		why="exit status $rc"

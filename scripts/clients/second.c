@@ -291,8 +291,9 @@ int main(void)
 	memory(&ivshmem, 1);
 	peer_to_peer("after memory of ivshmem off and on", regs,
 		     shared + 100 * MiB, bar + 100 * MiB, 2);
-	cmb = map(&nvme, 2, MiB);
-	bar = address(&nvme, 2);
+	/* Its driver has queues at the beginning */
+	cmb = map(&nvme, 2, 16 * MiB) + 15 * MiB;
+	bar = address(&nvme, 2) + 15 * MiB;
 	peer_to_peer("with nvme", regs, cmb, bar, 3);
 	if (!strcmp(mode, "p2p-flr")) {
 		function_reset(&nvme);
