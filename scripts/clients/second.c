@@ -19,6 +19,8 @@
 #include <sys/reboot.h>
 
 #define MiB (1UL << 20)
+/* QEMU 7.2's edu refuses the last byte of its 4 KiB */
+#define DMA_SIZE 2048
 
 struct device {
 	char path[300];
@@ -162,7 +164,7 @@ static void edu_dma(volatile uint32_t *regs, uint64_t from, uint64_t to, int wri
 
 	wide[0x80 / 8] = from;
 	wide[0x88 / 8] = to;
-	wide[0x90 / 8] = 4096;
+	wide[0x90 / 8] = DMA_SIZE;
 	wide[0x98 / 8] = write ? 3 : 1;
 	while ((wide[0x98 / 8] & 1) && --tries)
 		usleep(1000);
@@ -173,11 +175,11 @@ static void edu_dma(volatile uint32_t *regs, uint64_t from, uint64_t to, int wri
 static void peer_to_peer(const char *when, volatile uint32_t *regs, void *at,
 			 uint64_t bus, uint64_t seed)
 {
-	put(at, 4096, seed);
-	put(at + 4096, 4096, seed + 1000000);
+	put(at, DMA_SIZE, seed);
+	put(at + 4096, DMA_SIZE, seed + 1000000);
 	edu_dma(regs, bus, 0x40000, 0);
 	edu_dma(regs, 0x40000, bus + 4096, 1);
-	check(!wrong(at + 4096, 4096, seed), "peer-to-peer %s", when);
+	check(!wrong(at + 4096, DMA_SIZE, seed), "peer-to-peer %s", when);
 }
 
 /* Blocks of an earlier run are still there, those of this one come back the same */
