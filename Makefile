@@ -15,7 +15,7 @@ export SYSROOT := $(BUILD)/sysroot-arm64
 endif
 
 .PHONY: help deps tree refresh refresh-check kernel demo test check series \
-	bench nvgrace example clients guest shell clean
+	bench nvgrace example clients model guest shell clean
 
 help:
 	@cat scripts/help.txt
@@ -64,9 +64,13 @@ clients: tree
 	@scripts/deps mmdebstrap squashfs-tools-ng
 	@scripts/clients/run
 
+model:
+	@scripts/deps spin
+	@scripts/model/run
+
 bench: tree
 	@scripts/deps gnuplot-nox
 	@scripts/bench/run
 
 clean:
-	rm -rf $(addprefix $(BUILD)/,kernel kernel-debug demo bench check nvgrace virtio-blk clients)
+	rm -rf $(addprefix $(BUILD)/,kernel kernel-debug demo bench check nvgrace virtio-blk clients model)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What user space can see of a DMABUF, for debugging */
+/* DMABUFs for debugging: fdinfo and trace events */
 #include <linux/dma-resv.h>
 #include <linux/pci.h>
 #include <linux/seq_file.h>

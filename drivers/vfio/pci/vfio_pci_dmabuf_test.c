@@ -5,12 +5,17 @@
  * Real importers release a buffer as soon as its mappings are invalidated. How the
  * exporter waits for one that does not can only be tested with an importer that
  * waits for a command. It does no DMA and uses no address.
+ *
+ * It also reports page table entries of its caller: nothing else shows the memory
+ * type of a mapping on every architecture.
  */
+#include <linux/bitfield.h>
 #include <linux/dma-buf.h>
 #include <linux/dma-fence.h>
 #include <linux/dma-resv.h>
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/pci.h>
 #include <linux/slab.h>
@@ -200,10 +205,80 @@ static int vfio_pci_dmabuf_test_nr_invalidated(struct vfio_pci_dmabuf_test *test
 	return ret;
 }
 
+#if defined(CONFIG_X86_64)
+static u32 vfio_pci_dmabuf_test_memtype(pgprot_t prot, bool large)
+{
+	if (large)
+		prot = pgprot_large_2_4k(prot);
+	switch (pgprot_val(prot) & _PAGE_CACHE_MASK) {
+	case _PAGE_PCD:
+		return VFIO_PCI_DMABUF_TEST_UC;
+	case _PAGE_PWT:
+		return VFIO_PCI_DMABUF_TEST_WC;
+	case 0:
+		return VFIO_PCI_DMABUF_TEST_WB;
+	default:
+		return VFIO_PCI_DMABUF_TEST_OTHER;
+	}
+}
+#elif defined(CONFIG_ARM64)
+static u32 vfio_pci_dmabuf_test_memtype(pgprot_t prot, bool large)
+{
+	switch (FIELD_GET(PTE_ATTRINDX_MASK, pgprot_val(prot))) {
+	case MT_DEVICE_nGnRnE:
+		return VFIO_PCI_DMABUF_TEST_UC;
+	case MT_NORMAL_NC:
+		return VFIO_PCI_DMABUF_TEST_WC;
+	case MT_NORMAL:
+		return VFIO_PCI_DMABUF_TEST_WB;
+	default:
+		return VFIO_PCI_DMABUF_TEST_OTHER;
+	}
+}
+#else
+static u32 vfio_pci_dmabuf_test_memtype(pgprot_t prot, bool large)
+{
+	return VFIO_PCI_DMABUF_TEST_OTHER;
+}
+#endif
+
+static long vfio_pci_dmabuf_test_entry(void __user *arg)
+{
+	struct vfio_pci_dmabuf_test_entry entry;
+	struct follow_pfnmap_args walk = {};
+	struct mm_struct *mm = current->mm;
+	int ret = -ENOENT;
+
+	if (copy_from_user(&entry, arg, sizeof(entry)))
+		return -EFAULT;
+
+	mmap_read_lock(mm);
+	walk.address = entry.addr;
+	walk.vma = vma_lookup(mm, entry.addr);
+	if (walk.vma && !follow_pfnmap_start(&walk)) {
+		entry.size = -walk.addr_mask;
+		entry.level = (entry.size > PAGE_SIZE) +
+			      (entry.size > PMD_SIZE);
+		entry.memtype = vfio_pci_dmabuf_test_memtype(walk.pgprot,
+							     entry.level);
+		entry.writable = walk.writable;
+		follow_pfnmap_end(&walk);
+		ret = 0;
+	}
+	mmap_read_unlock(mm);
+
+	if (!ret && copy_to_user(arg, &entry, sizeof(entry)))
+		ret = -EFAULT;
+	return ret;
+}
+
 static long vfio_pci_dmabuf_test_ioctl(struct file *file, unsigned int cmd,
 				       unsigned long arg)
 {
 	struct vfio_pci_dmabuf_test *test = file->private_data;
+
+	if (cmd == VFIO_PCI_DMABUF_TEST_ENTRY)
+		return vfio_pci_dmabuf_test_entry((void __user *)arg);
 
 	guard(mutex)(&test->lock);
 

@@ -43,4 +43,28 @@ struct vfio_pci_dmabuf_test_attach {
 #define VFIO_PCI_DMABUF_TEST_NR_INVALIDATED \
 					_IO(VFIO_PCI_DMABUF_TEST_TYPE, 5)
 
+enum vfio_pci_dmabuf_test_memtype {
+	VFIO_PCI_DMABUF_TEST_OTHER,
+	/* UC- on x86, Device-nGnRnE on arm64 */
+	VFIO_PCI_DMABUF_TEST_UC,
+	/* WC on x86, Normal Non-cacheable on arm64 */
+	VFIO_PCI_DMABUF_TEST_WC,
+	VFIO_PCI_DMABUF_TEST_WB,
+};
+
+/* What maps @addr for the caller; the members after @addr are results. */
+struct vfio_pci_dmabuf_test_entry {
+	__u64 addr;
+	__u64 size;
+	/* 0: the entry is a PTE, 1: a PMD, 2: a PUD */
+	__u32 level;
+	__u32 memtype;
+	__u32 writable;
+	__u32 reserved;
+};
+
+/* Needs no attachment. ENOENT if nothing is mapped there */
+#define VFIO_PCI_DMABUF_TEST_ENTRY	_IOWR(VFIO_PCI_DMABUF_TEST_TYPE, 6, \
+					      struct vfio_pci_dmabuf_test_entry)
+
 #endif /* _VFIO_PCI_DMABUF_TEST_H */

@@ -324,12 +324,28 @@ static int ranges_init(struct kunit *test)
 	return 0;
 }
 
+/* Memory that shares its first page with other memory is not exported. */
+static void ranges_start_on_a_page(struct kunit *test)
+{
+	struct vfio_region_dma_range range = { .length = PAGE_SIZE };
+	phys_addr_t start = SZ_1G, len = 2 * PAGE_SIZE;
+	struct phys_vec vec;
+
+	KUNIT_EXPECT_EQ(test, 0, vfio_pci_core_fill_phys_vec(&vec, &range, 1,
+							     start, len));
+	start += SZ_1K;
+	KUNIT_EXPECT_EQ(test, -EINVAL,
+			vfio_pci_core_fill_phys_vec(&vec, &range, 1, start,
+						    len));
+}
+
 static struct kunit_case ranges_cases[] = {
 	KUNIT_CASE_SLOW(ranges_random),
 	KUNIT_CASE(ranges_every_page),
 	KUNIT_CASE(ranges_merged),
 	KUNIT_CASE(ranges_wild_pgoff),
 	KUNIT_CASE(ranges_vma_edges),
+	KUNIT_CASE(ranges_start_on_a_page),
 	{}
 };
 

@@ -449,8 +449,8 @@ FIXTURE_TEARDOWN(access_reset)
 }
 
 /*
- * The reset is over before anybody can see a mapping without access. What shows
- * that there was none is the new fault that it takes to use a mapping again. A
+ * The reset is over before anybody can see a mapping without access. The
+ * new fault that it takes to use a mapping again shows that there was none. A
  * revoked buffer stays revoked.
  */
 TEST_F(access_reset, unmaps_every_mapping)

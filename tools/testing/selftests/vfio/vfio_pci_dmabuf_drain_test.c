@@ -3,8 +3,8 @@
  * An importer that does not release a DMABUF: which operations wait for it,
  * which do not, and how the wait ends. Needs CONFIG_VFIO_PCI_DMABUF_TEST.
  *
- * What might wait for the importer on a kernel with a bug is done in a job. So
- * the main thread fails in time, and releases what the importer holds.
+ * A job does each step that might wait for the importer on a kernel with a bug.
+ * So the main thread fails in time, and releases what the importer holds.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -20,7 +20,7 @@
 
 #include <libvfio/dmabuf_test.h>
 
-/* What fdinfo has for a DMABUF whose importers are waited for */
+/* The state in fdinfo of a DMABUF whose importers are waited for */
 #define REVOKED	"revoked, waiting for importers"
 #define OFF	"temporarily revoked"
 
@@ -41,7 +41,7 @@ FIXTURE(dmabuf_drain) {
 	void *other_vaddr;
 };
 
-/* What holds the buffer */
+/* The command by which the importer holds the buffer */
 FIXTURE_VARIANT(dmabuf_drain) {
 	unsigned int hold;
 };
@@ -119,7 +119,7 @@ static bool reaches_wait(struct job *job, int importer, int nr_told)
 	return false;
 }
 
-/* What to do to the device, and to one of its DMABUFs */
+/* Operations on the device, and on one of its DMABUFs */
 static int do_memory_off(void *device, int fd)
 {
 	vfio_pci_cmd_clear(device, PCI_COMMAND_MEMORY);
@@ -227,7 +227,7 @@ TEST_F(dmabuf_drain, signal_ends_the_wait)
 	ASSERT_DEAD(self->fd);
 }
 
-/* What an interrupted revoke has left is waited for by the device, but once. */
+/* The device waits for importers that an interrupted revoke has left, but once. */
 TEST_F(dmabuf_drain, memory_disable_after_interrupted_revoke)
 {
 	struct job job;
@@ -247,7 +247,7 @@ TEST_F(dmabuf_drain, memory_disable_after_interrupted_revoke)
 }
 
 /*
- * What the device itself does has to wait as well, and no signal ends that
+ * The operations of the device have to wait as well, and no signal ends that
  * wait: there is no reset with DMA underway.
  */
 #define ASSERT_DEVICE_WAITS(_fn, _state) do {					\
@@ -429,7 +429,7 @@ TEST_F(dmabuf_drain, mmap_does_not_wait_for_device)
 	ASSERT_JOB_ENDS(&map, 0);
 	ASSERT_RELEASE_ENDS(&job);
 
-	/* What was made meanwhile is as the device is. */
+	/* New buffers and mappings are as the device is. */
 	ASSERT_TOUCH(SIGBUS, self->vaddr);
 	ASSERT_TOUCH(SIGBUS, self->other_vaddr);
 	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);

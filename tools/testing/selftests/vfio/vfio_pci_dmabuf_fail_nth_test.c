@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 
 #include <linux/bitops.h>
+#include <linux/iommufd.h>
 #include <linux/pci_regs.h>
 #include <linux/sizes.h>
 #include <linux/vfio.h>
@@ -54,11 +55,12 @@ FIXTURE(fail_nth) {
 	int fd;
 	/* Address space with nothing in it or near it, so without page tables */
 	void *hole;
+	struct vfio_pci_device *edu;
 	int nr_fds;
 	int nr_dmabufs;
 	/* Of the last FAIL_EACH() */
 	u32 nr_allocations;
-	/* What an operation works with, and leaves for its end */
+	/* The state of an operation, kept for its end */
 	struct operation {
 		/* Not to fail; @fn returns -errno, and @after gets that */
 		void (*before)(FIXTURE_DATA(fail_nth) *self);
@@ -125,7 +127,7 @@ FIXTURE_SETUP(fail_nth)
 }
 
 /*
- * Whatever has failed before: all works now, and nothing is left of it. A reference
+ * After all failures everything works, and nothing is left of them. A reference
  * to the device that got lost would make the unbind wait.
  */
 FIXTURE_TEARDOWN_PARENT(fail_nth)
@@ -258,7 +260,7 @@ TEST_FAIL_NTH(export_write_combining)
 	/* One per range, but a debug kernel allocates as much for itself. */
 	ASSERT_LE(MANY_RANGES / 4, FAIL_EXPORT(wc, MANY_RANGES));
 
-	/* What was closed ends when memory is disabled. */
+	/* Closed buffers end when memory is disabled. */
 	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
 	sysfs_resource_get(device_bdf, self->bar, &start, &end, &flags);
 	ASSERT_EQ(0, nr_wc_memtypes(start, end));
@@ -498,6 +500,87 @@ TEST_FAIL_NTH(import)
 	ASSERT_LE(2, FAIL_EACH(.before = open_importer,
 			       .fn = import_by_test_importer,
 			       .after = close_file));
+}
+
+static void lose_access(FIXTURE_DATA(fail_nth) *self)
+{
+	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
+}
+
+static int restore_access(FIXTURE_DATA(fail_nth) *self)
+{
+	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+	return 0;
+}
+
+/* Does DMA of the edu device, to the IOVA @op.offset, arrive? */
+static bool dma_arrives(FIXTURE_DATA(fail_nth) *self)
+{
+	u32 *mem = self->device->bars[self->bar].vaddr;
+	struct dma_region *ram = &self->edu->driver.region;
+
+	*mem = 0x11111111;
+	*(u32 *)(ram->vaddr + ram->size) = 0x22222222;
+	VFIO_ASSERT_EQ(vfio_pci_driver_memcpy(self->edu, ram->iova + ram->size,
+					      self->op.offset, 4), 0);
+	return *mem == 0x22222222;
+}
+
+/* All mappings came back, or none, and then they do the next time. */
+static void check_restored(FIXTURE_DATA(fail_nth) *self, int ret)
+{
+	if (!dma_arrives(self))
+		self->op.nr++;
+	lose_access(self);
+	restore_access(self);
+	VFIO_ASSERT_TRUE(dma_arrives(self));
+}
+
+/*
+ * iommufd maps a DMABUF again when access is restored, here in two domains: that
+ * of the device, and that of another IOAS, which edu is attached to.
+ */
+TEST_FAIL_NTH(restore)
+{
+	const char *edu_bdf = vfio_selftests_get_named_bdf("VFIO_EDU_BDF");
+	struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
+	struct iommu other = *self->iommu;
+	/* Not for large pages: a page table is needed, and not kept */
+	iova_t iova = SZ_1G + page_size;
+	struct iommu_ioas_copy copy = {
+		.size = sizeof(copy),
+		.flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_READABLE |
+			 IOMMU_IOAS_MAP_WRITEABLE,
+		.src_ioas_id = self->iommu->ioas_id,
+		.src_iova = iova, .dst_iova = iova, .length = SZ_4M,
+	};
+	struct dma_region ram = { .size = 2 * page_size, .iova = 2UL * SZ_1G };
+
+	if (!edu_bdf)
+		SKIP(return, "No edu device");
+
+	iommu_map_file(self->iommu, self->fd, 0, SZ_4M, iova);
+	ioctl_assert(other.iommufd, IOMMU_IOAS_ALLOC, &alloc);
+	other.ioas_id = alloc.out_ioas_id;
+	copy.dst_ioas_id = alloc.out_ioas_id;
+	INIT_LIST_HEAD(&other.dma_regions);
+	ioctl_assert(other.iommufd, IOMMU_IOAS_COPY, &copy);
+
+	self->edu = vfio_pci_device_init(edu_bdf, &other);
+	ram.vaddr = mmap(NULL, ram.size, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, ram.vaddr);
+	iommu_map(&other, &ram);
+	self->edu->driver.region = ram;
+	self->edu->driver.region.size = page_size;
+	vfio_pci_driver_init(self->edu);
+	count_all(self);
+
+	FAIL_EACH(.before = lose_access, .fn = restore_access,
+		  .after = check_restored, .offset = iova);
+	TH_LOG("%u of these left the mappings empty", self->op.nr);
+	/* One in each domain, at least */
+	ASSERT_LE(2, self->op.nr);
 }
 
 static void open_device_node(FIXTURE_DATA(fail_nth) *self)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What VFIO_DEVICE_PCI_DMABUF_REVOKE guarantees: once it has returned 0, no process
+ * VFIO_DEVICE_PCI_DMABUF_REVOKE guarantees: once it has returned 0, no process
  * and no device reaches the memory through that DMABUF, by any means. A client of
  * another uid, without capabilities, tries each of them before and after the revoke.
  */
@@ -62,9 +62,10 @@ struct attempt {
 
 /* Of the client process, and in part of the other actors */
 static struct {
-	int fd, block_fd;
+	int fd, block_fd, kvm_fd;
 	void *map[3];
 	struct vfio_client *actor[4];
+	struct vfio_vm *vm;
 	struct iommu *iommu;
 	struct vfio_pci_device *edu;
 } client;
@@ -116,7 +117,7 @@ static int pipe_access(struct attempt *a)
 	return ret;
 }
 
-/* What a process can do to its mapping. Device memory cannot be populated. */
+/* Calls of a process on its mapping. Device memory cannot be populated. */
 static int changed_read(struct attempt *a)
 {
 	void *to = mmap_reserve(SLICE_SIZE, SZ_2M,
@@ -268,6 +269,28 @@ static const struct attempt io_attempts[] = {
 	{ "MSG_ZEROCOPY", zerocopy_send, CLIENT, PIN, { -EFAULT, -EFAULT } },
 };
 
+/* The mappings are memory of a virtual machine; slot 0 is its own. */
+static int vm_access(struct attempt *a)
+{
+	u32 slot = a->target + 1;
+
+	if (!client.vm) {
+		client.vm = vfio_vm_init(client.kvm_fd);
+		vfio_vm_set_slot(client.vm, SMALL + 1, 0, client.map[SMALL],
+				 SLICE_SIZE);
+		vfio_vm_set_slot(client.vm, LARGE + 1, 0, client.map[LARGE],
+				 SLICE_SIZE);
+	}
+	return a->kind == WRITE ?
+	       vfio_vm_write32(client.vm, slot, ~a->pattern) :
+	       vfio_vm_read32(client.vm, slot, &a->seen);
+}
+
+static const struct attempt vm_attempts[] = {
+	{ "VM, read", vm_access, CLIENT, READ, { 0, -EFAULT } },
+	{ "VM, write", vm_access, CLIENT, WRITE, { 0, -EFAULT } },
+};
+
 /* As root: the client gets a device of its own, for DMA. */
 static void edu_start(void)
 {
@@ -308,6 +331,7 @@ static int client_begin(void *data, const int *fds)
 	if (*(bool *)data)
 		edu_start();
 	client.block_fd = open(BLOCK_DEVICE, O_RDONLY | O_DIRECT);
+	client.kvm_fd = vfio_vm_open_kvm();
 	VFIO_ASSERT_EQ(setgroups(0, NULL), 0);
 	VFIO_ASSERT_EQ(setresgid(65534, 65534, 65534), 0);
 	VFIO_ASSERT_EQ(setresuid(65534, 65534, 65534), 0);
@@ -445,6 +469,16 @@ TEST_F(guarantee, io)
 	    access(BLOCK_DEVICE, F_OK) || access("/proc/net/udp", F_OK))
 		SKIP(return, "No io_uring, no " BLOCK_DEVICE " or no UDP");
 	try_all(_metadata, self, false, io_attempts, ARRAY_SIZE(io_attempts));
+}
+
+TEST_F(guarantee, vm)
+{
+	int kvm_fd = vfio_vm_open_kvm();
+
+	if (kvm_fd < 0)
+		SKIP(return, "No KVM");
+	close_assert(kvm_fd);
+	try_all(_metadata, self, false, vm_attempts, ARRAY_SIZE(vm_attempts));
 }
 
 TEST_F(guarantee, dma)

@@ -104,7 +104,7 @@ static bool filled_with(const void *mem, u8 byte)
 	u8 expected[DMA_SIZE];
 
 	memset(expected, byte, sizeof(expected));
-	return !memcmp(mem, expected, sizeof(expected));
+	return mmio_equals(mem, expected, sizeof(expected));
 }
 
 /* Copy RAM that holds @byte to @iova. Nobody reports if it gets there. */
@@ -130,7 +130,7 @@ static bool dma_arrives(FIXTURE_DATA(dmabuf_import) *self, u64 offset)
 	static u8 byte = 0x10;
 
 	byte++;
-	memset(self->mem + offset, 0xee, DMA_SIZE);
+	mmio_fill(self->mem + offset, 0xee, DMA_SIZE);
 	dma_fill(self, self->iova + offset, byte);
 	if (filled_with(self->mem + offset, byte))
 		return true;
@@ -200,7 +200,7 @@ TEST_F(dmabuf_import, revoke)
 	ASSERT_EQ(SIGBUS, try_touch_pages(vaddr, EXPORT_SIZE));
 	ASSERT_FALSE(dma_arrives(self, 0));
 	ASSERT_FALSE(dma_arrives(self, EXPORT_SIZE - DMA_SIZE));
-	memset(self->mem, 0x42, DMA_SIZE);
+	mmio_fill(self->mem, 0x42, DMA_SIZE);
 	ASSERT_EQ(NULL, memchr(dma_fetch(self, self->iova), 0x42, DMA_SIZE));
 	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->ivshmem, self->fd));
 	ASSERT_EQ(-ENODEV, map_elsewhere(self));
@@ -253,8 +253,8 @@ static void low_power(struct vfio_pci_device *device)
 }
 
 /*
- * Importers lose a buffer when its device loses memory access, and are not told
- * when it comes back: they have to map it anew.
+ * iommufd loses a buffer when its device loses memory access, and maps it again
+ * when that is restored.
  */
 TEST_F(dmabuf_import, access_goes_and_comes)
 {
@@ -264,20 +264,17 @@ TEST_F(dmabuf_import, access_goes_and_comes)
 	};
 	int i;
 
+	ASSERT_MAP(self->fd);
 	for (i = 0; i < ARRAY_SIZE(fns); i++) {
-		ASSERT_MAP(self->fd);
-		ASSERT_TRUE(dma_arrives(self, 0));
 		fns[i](self->ivshmem);
-		ASSERT_FALSE(dma_arrives(self, 0)) {
+		ASSERT_TRUE(dma_arrives(self, 0)) {
 			TH_LOG("operation %d", i);
 		}
-		ASSERT_UNMAP();
 	}
 
 	/* Revoked while the import has lost it already, and permanently then */
-	ASSERT_MAP(self->fd);
 	vfio_pci_cmd_clear(self->ivshmem, PCI_COMMAND_MEMORY);
-	ASSERT_EQ(-ENODEV, map_elsewhere(self));
+	ASSERT_EQ(0, map_elsewhere(self));
 	ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->ivshmem, self->fd));
 	vfio_pci_cmd_set(self->ivshmem, PCI_COMMAND_MEMORY);
 	ASSERT_FALSE(dma_arrives(self, 0));
@@ -309,6 +306,10 @@ TEST(mapping_of_dmabuf_is_refused)
 
 	if (reason)
 		SKIP(return, "%s", reason);
+	/* iommufd, where it provides the container, maps both, see p2p_test */
+	if (!ioctl(self->iommu->container_fd, VFIO_CHECK_EXTENSION,
+		   VFIO_UPDATE_VADDR))
+		SKIP(return, "Container of iommufd");
 
 	fd = vfio_pci_dmabuf_export_range(self->ivshmem, self->bar, SZ_1M,
 					  SZ_4M);
@@ -320,7 +321,7 @@ TEST(mapping_of_dmabuf_is_refused)
 
 	region.vaddr = self->ivshmem->bars[self->bar].vaddr + SZ_1M;
 	iommu_map(self->iommu, &region);
-	memset(region.vaddr + offset, 0xee, DMA_SIZE);
+	mmio_fill(region.vaddr + offset, 0xee, DMA_SIZE);
 	dma_fill(self, region.iova + offset, 0x66);
 	ASSERT_TRUE(filled_with(region.vaddr + offset, 0x66));
 }

@@ -58,9 +58,47 @@ static int find_device(const char *driver)
 	       bind_driver(driver);
 }
 
+/* The power of the device's slot, as its button. NULL: is there one? */
+static int write_slot(const char *val)
+{
+	char path[64], address[16];
+	FILE *file;
+	int i, nr;
+
+	for (i = 1; i < 64; i++) {
+		snprintf_assert(path, (int)sizeof(path),
+				"/sys/bus/pci/slots/%d/address", i);
+		file = fopen(path, "r");
+		if (!file)
+			continue;
+		nr = fscanf(file, "%15s", address);
+		VFIO_ASSERT_EQ(nr, 1);
+		VFIO_ASSERT_EQ(fclose(file), 0);
+		if (strncmp(address, device_bdf, strlen(address)))
+			continue;
+		snprintf_assert(path, (int)sizeof(path),
+				"/sys/bus/pci/slots/%d/power", i);
+		return val ? write_file(path, 0, val) : 0;
+	}
+	return -ENODEV;
+}
+
+static int unplug_device(const char *driver)
+{
+	return write_slot("0");
+}
+
+static int plug_device(const char *driver)
+{
+	return write_slot("1") ?:
+	       sysfs_device_write(device_bdf, "driver_override", driver) ?:
+	       bind_driver(driver);
+}
+
 FIXTURE_VARIANT(unbind) {
 	int (*unbind)(const char *driver);
 	int (*bind)(const char *driver);
+	const char *bdf_env;	/* Of another device than the usual one */
 };
 
 FIXTURE_VARIANT_ADD(unbind, driver) {
@@ -73,12 +111,22 @@ FIXTURE_VARIANT_ADD(unbind, device) {
 	.bind = find_device,
 };
 
+FIXTURE_VARIANT_ADD(unbind, slot) {
+	.unbind = unplug_device,
+	.bind = plug_device,
+	.bdf_env = "VFIO_TESTDEV_BDF",
+};
+
 FIXTURE_SETUP(unbind)
 {
 	char *driver;
 
 	self->client = vfio_client_start();
 	self->unbind = variant->unbind;
+	if (variant->bdf_env)
+		device_bdf = vfio_selftests_get_named_bdf(variant->bdf_env);
+	if (variant->bdf_env && (!device_bdf || write_slot(NULL)))
+		SKIP(return, "No slot that can be switched off");
 	DMABUF_SETUP(self, false, page_size);
 	driver = sysfs_driver_get(device_bdf);
 	ASSERT_NE(NULL, driver);
@@ -106,13 +154,20 @@ static bool is_bound(void)
  */
 FIXTURE_TEARDOWN_PARENT(unbind)
 {
+	const char *bdf = device_bdf;
 	int ms;
 
+	/* What FIXTURE_SETUP() has set is that of the child process. */
+	if (variant->bdf_env)
+		device_bdf = vfio_selftests_get_named_bdf(variant->bdf_env);
+	if (!device_bdf)
+		return;
 	for (ms = 0; ms < WAIT_MS && self->unbinding && is_bound(); ms++)
 		usleep(1000);
 
 	if (!is_bound())
 		ASSERT_EQ(0, variant->bind(self->driver));
+	device_bdf = bdf;
 }
 
 /* Unbind the driver in a child that holds no fd, and no mapping of a BAR. */
@@ -263,7 +318,7 @@ static void half_map(struct half *half)
 	half->dmabuf = mmap_shared(half->fd, 0, page_size);
 }
 
-/* What a touch of both mappings of one device has to answer */
+/* The expected result of touching both mappings of one device */
 #define ASSERT_HALF(_half, _sig) do {						\
 	ASSERT_EQ((_sig), try_touch((_half)->bar));				\
 	ASSERT_EQ((_sig), try_touch((_half)->dmabuf));				\

@@ -4,6 +4,7 @@
  * can be mapped, which page of the BAR then appears where, what may be done to the
  * mapping, and how long it lives.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
@@ -38,6 +39,78 @@ static u32 read32(const void *addr)
 static void write32(void *addr, u32 val)
 {
 	VFIO_ASSERT_EQ(try_write32(addr, val), 0);
+}
+
+/* Is any BAR of any device in this page, except for that one? */
+static bool page_is_shared(u64 page, const char *bdf, int bar)
+{
+	DIR *dir = opendir("/sys/bus/pci/devices");
+	u64 start, end, flags;
+	struct dirent *entry;
+	bool shared = false;
+	int i;
+
+	VFIO_ASSERT_NOT_NULL(dir);
+	while ((entry = readdir(dir))) {
+		for (i = 0; entry->d_name[0] != '.' && i < PCI_STD_NUM_BARS; i++) {
+			sysfs_resource_get(entry->d_name, i, &start, &end,
+					   &flags);
+			if (!(flags & SYSFS_RESOURCE_IO) && end &&
+			    start < page + page_size && end >= page &&
+			    (i != bar || strcmp(entry->d_name, bdf)))
+				shared = true;
+		}
+	}
+	closedir(dir);
+	return shared;
+}
+
+/*
+ * A BAR that is smaller than a page, as most are with pages of 64 KiB, is never
+ * exported. It can be mapped, as a page, if the page starts with it and contains no
+ * other BAR.
+ */
+TEST(bars_smaller_than_a_page)
+{
+	struct iommu *iommu = iommu_init(default_iommu_mode);
+	struct vfio_pci_device *device = vfio_pci_device_init(device_bdf, iommu);
+	u64 start, end, flags, page;
+	struct vfio_region_info *info;
+	bool mappable;
+	int bar, nr = 0;
+	void *vaddr;
+
+	if (!vfio_pci_dmabuf_supported(device))
+		SKIP(return, "No DMABUF export");
+
+	for (bar = 0; bar < PCI_STD_NUM_BARS; bar++) {
+		info = &device->bars[bar].info;
+		sysfs_resource_get(device_bdf, bar, &start, &end, &flags);
+		if (!info->size || info->size >= page_size ||
+		    flags & SYSFS_RESOURCE_IO)
+			continue;
+
+		TH_LOG("BAR %d at 0x%lx", bar, (unsigned long)start);
+		nr++;
+		ASSERT_EQ(-EINVAL, __vfio_pci_dmabuf_export_range(device, bar,
+								  O_RDWR, 0, 0,
+								  page_size));
+		page = start / page_size * page_size;
+		mappable = start == page &&
+			   !page_is_shared(page, device_bdf, bar);
+		ASSERT_EQ(mappable,
+			  !!(info->flags & VFIO_REGION_INFO_FLAG_MMAP));
+		vaddr = mmap(NULL, page_size, PROT_READ, MAP_SHARED,
+			     device->fd, info->offset);
+		ASSERT_EQ(mappable, vaddr != MAP_FAILED);
+		if (!mappable) {
+			ASSERT_EQ(EINVAL, errno);
+		} else if (getenv_u32("VFIO_SELFTESTS_READ_BARS", 0)) {
+			ASSERT_EQ(0, try_touch(vaddr));
+		}
+	}
+	if (!nr)
+		SKIP(return, "No BAR smaller than a page");
 }
 
 /* A DMABUF of any device. Its registers are read only, and only the first. */
@@ -153,7 +226,7 @@ TEST_F(dmabuf_mmap, access_mode_of_fd)
 }
 
 /*
- * What mm refuses for device memory: a mapping cannot grow nor leave its pages
+ * mm refuses some calls for device memory: a mapping cannot grow nor leave its pages
  * behind, and there are no struct pages to populate, reclaim or write back.
  */
 TEST_F(dmabuf_mmap, refused_by_mm)
@@ -368,7 +441,7 @@ FIXTURE(dmabuf_memory) {
 	void *mem;
 };
 
-/* What fill_pages() writes to the first and, inverted, to the last word. */
+/* fill_pages() writes it to the first and, inverted, to the last word. */
 static u32 page_tag(u64 page)
 {
 	return 0x5a000000 | page;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What happens to a device with a client other than by its owner's fd: a reset by
+ * Events of a device with a client other than by its owner's fd: a reset by
  * sysfs or by the owner's group, suspend of the system, an error of PCI Express.
  * The client goes on, what was revoked stays revoked, also in the meantime.
  */
@@ -15,7 +15,7 @@
 
 #include <libvfio/dmabuf_test.h>
 
-/* What /dev/aer_inject takes; drivers/pci/pcie/aer_inject.c defines it. */
+/* The argument of /dev/aer_inject, see drivers/pci/pcie/aer_inject.c */
 struct aer_error_inj {
 	u8 bus;
 	u8 dev;
@@ -67,9 +67,9 @@ static const char *suspend_system(struct vfio_pci_device *device)
 	return NULL;
 }
 
-static const char *report_error(struct vfio_pci_device *device)
+static const char *inject_error(struct vfio_pci_device *device, u32 status)
 {
-	struct aer_error_inj error = { .uncor_status = PCI_ERR_UNC_POISON_TLP };
+	struct aer_error_inj error = { .uncor_status = status };
 	int fd = open("/dev/aer_inject", O_WRONLY | O_CLOEXEC);
 	struct pollfd reported = { .events = POLLIN };
 	u32 bus, dev, fn;
@@ -90,6 +90,11 @@ static const char *report_error(struct vfio_pci_device *device)
 	close_assert(reported.fd);
 	close_assert(fd);
 	return NULL;
+}
+
+static const char *report_error(struct vfio_pci_device *device)
+{
+	return inject_error(device, PCI_ERR_UNC_POISON_TLP);
 }
 
 FIXTURE(modes) {
@@ -205,6 +210,76 @@ TEST_F(modes, client_goes_on)
 						  page_size));
 	vfio_pci_dmabuf_revoke(self->device, self->fd);
 	ASSERT_EQ(SIGBUS, vfio_client_read32(self->client, 0, NULL));
+}
+
+/* Has the device, as it really is, been reset since its memory was enabled? */
+static bool memory_is_off(void)
+{
+	char path[64];
+	u16 cmd;
+	int fd;
+
+	snprintf_assert(path, (int)sizeof(path),
+			"/sys/bus/pci/devices/%s/config", device_bdf);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	VFIO_ASSERT_GE(fd, 0);
+	VFIO_ASSERT_EQ(pread(fd, &cmd, sizeof(cmd), PCI_COMMAND), sizeof(cmd));
+	close_assert(fd);
+	return !(cmd & PCI_COMMAND_MEMORY);
+}
+
+/*
+ * The kernel resets the bus after a fatal error, and no driver restores what is lost.
+ * The owner finds out, and closes the device.
+ */
+TEST(fatal_error)
+{
+	struct vfio_client *client = vfio_client_start();
+	struct vfio_pci_device *device;
+	int bar, fd, revoked_fd, ms;
+	const char *reason;
+	struct iommu *iommu;
+	void *revoked;
+	u32 old, val;
+
+	DMABUF_OPEN(false, page_size, &iommu, &device, &bar);
+	fd = vfio_pci_dmabuf_export_range(device, bar, 0, page_size);
+	vfio_client_mmap(client, fd, 0, page_size);
+	ASSERT_EQ(0, vfio_client_read32(client, 0, &old));
+	revoked_fd = vfio_pci_dmabuf_export_range(device, bar, 0, page_size);
+	revoked = mmap_shared(revoked_fd, 0, page_size);
+	ASSERT_EQ(0, try_touch(revoked));
+	vfio_pci_dmabuf_revoke(device, revoked_fd);
+
+	reason = inject_error(device, PCI_ERR_UNC_DLP);
+	if (reason)
+		SKIP(return, "%s", reason);
+	for (ms = 0; !memory_is_off(); ms++) {
+		ASSERT_LT(ms, JOB_ENDS_MS);
+		ASSERT_EQ(SIGBUS, try_touch(revoked));
+		ASSERT_EQ(0, vfio_client_read32(client, 0, NULL));
+		usleep(1000);
+	}
+	/* Busy until the recovery is over */
+	for (ms = 0; __vfio_pci_device_reset(device); ms++) {
+		ASSERT_LT(ms, JOB_ENDS_MS);
+		ASSERT_EQ(SIGBUS, try_touch(revoked));
+		usleep(1000);
+	}
+	ASSERT_EQ(SIGBUS, try_touch(revoked));
+	ASSERT_EQ(0, vfio_client_read32(client, 0, NULL));
+	vfio_pci_dmabuf_revoke(device, fd);
+	ASSERT_EQ(SIGBUS, vfio_client_read32(client, 0, NULL));
+
+	dmabuf_test_reopen(iommu, &device);
+	ASSERT_FALSE(memory_is_off());
+	ASSERT_EQ(SIGBUS, vfio_client_read32(client, 0, NULL));
+	ASSERT_EQ(-ENODEV, __vfio_pci_dmabuf_revoke(device, fd));
+	fd = vfio_pci_dmabuf_export_range(device, bar, 0, page_size);
+	vfio_client_mmap(client, fd, 0, page_size);
+	ASSERT_EQ(0, vfio_client_read32(client, 0, &val));
+	ASSERT_EQ(old, val);
+	vfio_client_stop(client);
 }
 
 /* The BAR of I/O ports, which is like one of memory that is smaller than a page */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What an operator sees of DMABUFs: fdinfo and trace events. The latter need
+ * Debugging of DMABUFs: fdinfo and trace events. The latter need
  * CONFIG_VFIO_PCI_DMABUF_TEST and a kernel with trace events.
  */
 #include <errno.h>
@@ -86,7 +86,7 @@ TEST_F(dmabuf_observe, state)
 						device_bdf));
 }
 
-/* What the trace says of @event, after the number of the inode, or "" */
+/* The trace line of @event, after the inode number, or "" */
 static const char *trace_of(const char *event, int fd)
 {
 	FILE *file = fopen(INSTANCE "/trace", "r");

@@ -17,6 +17,8 @@
 #define PART_OFFSET	(4 * page_size)
 #define PART_SIZE	(4 * page_size)
 
+#define ROUNDS		50
+
 static const char *edu_bdf;
 
 FIXTURE(dmabuf_p2p) {
@@ -26,6 +28,7 @@ FIXTURE(dmabuf_p2p) {
 	struct dma_region ram;	/* Its second page is for DMA */
 	u8 *mem;	/* The part of the BAR, for the CPU */
 	iova_t iova;	/* Where that is mapped for DMA */
+	bool stop;	/* For switch_main() */
 };
 
 FIXTURE_VARIANT(dmabuf_p2p) {
@@ -39,6 +42,13 @@ FIXTURE_VARIANT_ADD_IOMMU_MODE(iommufd_compat_type1);
 FIXTURE_VARIANT_ADD_IOMMU_MODE(iommufd_compat_type1v2);
 FIXTURE_VARIANT_ADD_IOMMU_MODE(iommufd);
 
+static void edu_init(FIXTURE_DATA(dmabuf_p2p) *self)
+{
+	self->edu->driver.region = self->ram;
+	self->edu->driver.region.size = page_size;
+	vfio_pci_driver_init(self->edu);
+}
+
 static void edu_start(FIXTURE_DATA(dmabuf_p2p) *self, struct iommu *iommu)
 {
 	struct dma_region *ram = &self->ram;
@@ -49,10 +59,7 @@ static void edu_start(FIXTURE_DATA(dmabuf_p2p) *self, struct iommu *iommu)
 	VFIO_ASSERT_NE(ram->vaddr, MAP_FAILED);
 	ram->iova = iova_allocator_alloc(self->iova_allocator, ram->size);
 	iommu_map(iommu, ram);
-
-	self->edu->driver.region = *ram;
-	self->edu->driver.region.size = page_size;
-	vfio_pci_driver_init(self->edu);
+	edu_init(self);
 }
 
 FIXTURE_SETUP(dmabuf_p2p)
@@ -124,7 +131,7 @@ static bool dma_reaches(FIXTURE_DATA(dmabuf_p2p) *self, u64 offset, void *mem)
 }
 
 /*
- * From within a mapping. What was mapped is the BAR, not its address, and is
+ * From within a mapping. The BAR was mapped, not its address, and is
  * unmapped at once, also where type1 could unmap a part.
  */
 TEST_F(dmabuf_p2p, bar)
@@ -162,25 +169,191 @@ TEST_F(dmabuf_p2p, dmabuf)
 	ASSERT_EQ(-ENODEV, MAP(other, PART_SIZE));
 }
 
-/* The mapping ends with the access to memory, and has to be made again. */
-TEST_F(dmabuf_p2p, memory_disable)
+static void memory_off(struct vfio_pci_device *device)
 {
-	ASSERT_EQ(0, MAP(self->mem, PART_SIZE));
-	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
-	ASSERT_EQ(-ENODEV, map(self->iommu, self->mem, page_size,
-			       self->iova + PART_SIZE, true));
-	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
-	ASSERT_FALSE(dma_reaches(self, 0, self->mem));
+	vfio_pci_cmd_clear(device, PCI_COMMAND_MEMORY);
+}
 
-	ASSERT_EQ(0, unmap(self, PART_SIZE));
+static void memory_on(struct vfio_pci_device *device)
+{
+	vfio_pci_cmd_set(device, PCI_COMMAND_MEMORY);
+}
+
+static void enter_low_power(struct vfio_pci_device *device)
+{
+	VFIO_ASSERT_EQ(__vfio_pci_low_power_entry(device), 0);
+}
+
+static void exit_low_power(struct vfio_pci_device *device)
+{
+	VFIO_ASSERT_EQ(__vfio_pci_low_power_exit(device), 0);
+}
+
+static void hot_reset(struct vfio_pci_device *device)
+{
+	VFIO_ASSERT_EQ(__vfio_pci_hot_reset(device), 0);
+}
+
+/* How access is lost, and restored if that is an operation of its own */
+static const struct {
+	const char *what;
+	void (*off)(struct vfio_pci_device *device);
+	void (*on)(struct vfio_pci_device *device);
+} losses[] = {
+	{ "memory disable", memory_off, memory_on },
+	{ "low power", enter_low_power, exit_low_power },
+	{ "reset", vfio_pci_device_reset },
+	{ "hot reset", hot_reset },
+};
+
+/* In low power this device is in D0, and it is the IOMMU that ends DMA. */
+static bool dma_is_lost(FIXTURE_DATA(dmabuf_p2p) *self, u64 offset)
+{
+	u32 *ram = self->ram.vaddr + page_size;
+	u32 *mem = (u32 *)self->mem;
+
+	*mem = 0x11111111;
+	enter_low_power(self->device);
+	*ram = 0x22222222;
+	dma(self, self->ram.iova + page_size, self->iova + offset);
+	exit_low_power(self->device);
+	return *mem == 0x11111111;
+}
+
+/* The kernel maps again: mappings by address and by fd. */
+TEST_F(dmabuf_p2p, restored)
+{
+	int fd = vfio_pci_dmabuf_export_range(self->device, self->bar,
+					      PART_OFFSET, PART_SIZE);
+	u64 offsets[] = { 0, PART_SIZE };
+	int i, j, nr = 1;
+
 	ASSERT_EQ(0, MAP(self->mem, PART_SIZE));
-	ASSERT_TRUE(dma_reaches(self, 0, self->mem));
+	if (self->iommu->iommufd) {
+		iommu_map_file(self->iommu, fd, 0, PART_SIZE,
+			       self->iova + offsets[nr]);
+		nr++;
+	}
+
+	for (i = 0; i < ARRAY_SIZE(losses); i++) {
+		losses[i].off(self->device);
+		if (losses[i].on)
+			losses[i].on(self->device);
+		for (j = 0; j < nr; j++) {
+			ASSERT_TRUE(dma_reaches(self, offsets[j], self->mem)) {
+				TH_LOG("%s, mapping %d", losses[i].what, j);
+			}
+		}
+	}
+	for (j = 0; j < nr; j++)
+		ASSERT_TRUE(dma_is_lost(self, offsets[j]));
+}
+
+/* Mapped while access is lost: empty until it is restored */
+TEST_F(dmabuf_p2p, mapped_while_lost)
+{
+	struct vfio_region_dma_range ranges[] = {
+		{ PART_OFFSET + page_size, page_size },
+		{ PART_OFFSET, page_size },
+	};
+	int several = vfio_pci_dmabuf_export(self->device, self->bar, ranges, 2);
+	int fd = vfio_pci_dmabuf_export_range(self->device, self->bar,
+					      PART_OFFSET, PART_SIZE);
+	void *vaddr = mmap_shared(fd, 0, PART_SIZE);
+	int i;
+
+	for (i = 0; losses[i].on; i++) {
+		losses[i].off(self->device);
+		ASSERT_EQ(-EOPNOTSUPP, MAP(mmap_shared(several, 0, page_size),
+					   page_size));
+		ASSERT_EQ(0, MAP(self->mem, PART_SIZE)) {
+			TH_LOG("%s", losses[i].what);
+		}
+		ASSERT_EQ(0, map(self->iommu, vaddr, PART_SIZE,
+				 self->iova + PART_SIZE, true));
+		losses[i].on(self->device);
+		ASSERT_TRUE(dma_reaches(self, 0, self->mem));
+		ASSERT_TRUE(dma_reaches(self, PART_SIZE, self->mem));
+		ASSERT_EQ(0, unmap(self, 2 * PART_SIZE));
+	}
+
+	/* Permanently is different */
+	memory_off(self->device);
+	ASSERT_EQ(0, MAP(vaddr, PART_SIZE));
+	vfio_pci_dmabuf_revoke(self->device, fd);
+	ASSERT_EQ(-ENODEV, map(self->iommu, vaddr, PART_SIZE,
+			       self->iova + PART_SIZE, true));
+	memory_on(self->device);
+	ASSERT_FALSE(dma_reaches(self, 0, self->mem));
+}
+
+/* Never after the permanent revoke, wherever that comes */
+TEST_F(dmabuf_p2p, revoked)
+{
+	int i, j, fd;
+
+	for (i = 0; i < ARRAY_SIZE(losses); i++) {
+		for (j = 0; j < (losses[i].on ? 2 : 1); j++) {
+			fd = vfio_pci_dmabuf_export_range(self->device,
+							  self->bar,
+							  PART_OFFSET,
+							  PART_SIZE);
+			ASSERT_EQ(0, MAP(mmap_shared(fd, 0, PART_SIZE),
+					 PART_SIZE));
+			if (!j)
+				vfio_pci_dmabuf_revoke(self->device, fd);
+			losses[i].off(self->device);
+			if (j)
+				vfio_pci_dmabuf_revoke(self->device, fd);
+			if (losses[i].on)
+				losses[i].on(self->device);
+			ASSERT_FALSE(dma_reaches(self, 0, self->mem));
+			ASSERT_EQ(0, unmap(self, PART_SIZE));
+			close_assert(fd);
+		}
+	}
+}
+
+/* A device that has D3hot: DMA reads its registers, which stay as they are. */
+TEST_F(dmabuf_p2p, d3hot)
+{
+	const char *bdf = vfio_selftests_get_named_bdf("VFIO_NVME_BDF");
+	u32 *ram = self->ram.vaddr + page_size;
+	struct vfio_pci_device *nvme;
+	u32 version;
+
+	if (!bdf)
+		SKIP(return, "No nvme device");
+	nvme = vfio_pci_device_init(bdf, self->iommu);
+	version = *(u32 *)(nvme->bars[0].vaddr + 8);
+	ASSERT_NE(0, version);
+	ASSERT_EQ(0, MAP(nvme->bars[0].vaddr, page_size));
+
+	vfio_pci_set_power_state(nvme, PCI_PM_CTRL_STATE_MASK);
+	*ram = 0;
+	dma(self, self->iova + 8, self->ram.iova + page_size);
+	ASSERT_NE(version, *ram);
+
+	vfio_pci_set_power_state(nvme, 0);
+	dma(self, self->iova + 8, self->ram.iova + page_size);
+	ASSERT_EQ(version, *ram);
 }
 
 /* A BAR that is mapped for DMA does not keep the device open. */
 TEST_F(dmabuf_p2p, device_closed)
 {
 	ASSERT_EQ(0, MAP(self->mem, PART_SIZE));
+	dmabuf_test_reopen(self->iommu, &self->device);
+	self->mem = self->device->bars[self->bar].vaddr + PART_OFFSET;
+	ASSERT_FALSE(dma_reaches(self, 0, self->mem));
+	memory_off(self->device);
+	memory_on(self->device);
+	ASSERT_FALSE(dma_reaches(self, 0, self->mem));
+	ASSERT_EQ(0, unmap(self, PART_SIZE));
+
+	/* While access is lost */
+	ASSERT_EQ(0, MAP(self->mem, PART_SIZE));
+	memory_off(self->device);
 	dmabuf_test_reopen(self->iommu, &self->device);
 	self->mem = self->device->bars[self->bar].vaddr + PART_OFFSET;
 	ASSERT_FALSE(dma_reaches(self, 0, self->mem));
@@ -288,8 +461,138 @@ TEST_F(dmabuf_p2p, before_attach)
 	ASSERT_TRUE(dma_reaches(self, 0, self->mem + page_size));
 	ASSERT_TRUE(dma_reaches(self, PART_SIZE, self->mem));
 	vfio_pci_device_reset(self->device);
-	ASSERT_FALSE(dma_reaches(self, 0, self->mem + page_size));
-	ASSERT_FALSE(dma_reaches(self, PART_SIZE, self->mem));
+	ASSERT_TRUE(dma_reaches(self, 0, self->mem + page_size));
+	ASSERT_TRUE(dma_reaches(self, PART_SIZE, self->mem));
+
+	/* The first device is attached while access is lost. */
+	vfio_pci_device_cleanup(self->edu);
+	memory_off(self->device);
+	self->edu = vfio_pci_device_init(edu_bdf, iommu);
+	edu_init(self);
+	memory_on(self->device);
+	ASSERT_TRUE(dma_reaches(self, 0, self->mem + page_size));
+	ASSERT_TRUE(dma_reaches(self, PART_SIZE, self->mem));
+}
+
+static void copy_mapping(FIXTURE_DATA(dmabuf_p2p) *self, u32 ioas_id,
+			 iova_t from, iova_t to, u64 size)
+{
+	struct iommu_ioas_copy copy = {
+		.size = sizeof(copy),
+		.flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_READABLE |
+			 IOMMU_IOAS_MAP_WRITEABLE,
+		.dst_ioas_id = ioas_id,
+		.src_ioas_id = self->iommu->ioas_id,
+		.length = size,
+		.dst_iova = to,
+		.src_iova = from,
+	};
+
+	ioctl_assert(self->iommu->iommufd, IOMMU_IOAS_COPY, &copy);
+}
+
+/* A range that was unmapped meanwhile stays unmapped; its copy is restored. */
+TEST_F(dmabuf_p2p, unmapped)
+{
+	ASSERT_EQ(0, MAP(self->mem, PART_SIZE));
+	if (self->iommu->iommufd)
+		copy_mapping(self, self->iommu->ioas_id, self->iova,
+			     self->iova + PART_SIZE, PART_SIZE);
+	memory_off(self->device);
+	ASSERT_EQ(0, unmap(self, PART_SIZE));
+	memory_on(self->device);
+	ASSERT_FALSE(dma_reaches(self, 0, self->mem));
+	if (self->iommu->iommufd)
+		ASSERT_TRUE(dma_reaches(self, PART_SIZE, self->mem));
+	ASSERT_EQ(0, MAP(self->mem, PART_SIZE));
+	ASSERT_TRUE(dma_reaches(self, 0, self->mem));
+}
+
+/* A second IOAS, with copies of what is mapped for the edu device */
+static u32 copy_ioas(FIXTURE_DATA(dmabuf_p2p) *self)
+{
+	struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
+	struct dma_region *ram = &self->ram;
+
+	ioctl_assert(self->iommu->iommufd, IOMMU_IOAS_ALLOC, &alloc);
+	copy_mapping(self, alloc.out_ioas_id, ram->iova, ram->iova, ram->size);
+	copy_mapping(self, alloc.out_ioas_id, self->iova, self->iova, PART_SIZE);
+	return alloc.out_ioas_id;
+}
+
+static void attach(struct vfio_pci_device *device, u32 pt_id)
+{
+	struct vfio_device_attach_iommufd_pt args = {
+		.argsz = sizeof(args),
+		.pt_id = pt_id,
+	};
+
+	ioctl_assert(device->fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &args);
+}
+
+/* Domains that come and go meanwhile: that of the second IOAS */
+TEST_F(dmabuf_p2p, domains)
+{
+	u32 other;
+
+	if (!self->iommu->iommufd)
+		SKIP(return, "One IOAS only");
+
+	ASSERT_EQ(0, MAP(self->mem, PART_SIZE));
+	memory_off(self->device);
+	other = copy_ioas(self);
+	attach(self->edu, other);
+	memory_on(self->device);
+	ASSERT_TRUE(dma_reaches(self, 0, self->mem));
+	ASSERT_TRUE(dma_is_lost(self, 0));
+
+	memory_off(self->device);
+	attach(self->edu, self->iommu->ioas_id);
+	memory_on(self->device);
+	ASSERT_TRUE(dma_reaches(self, 0, self->mem));
+	ASSERT_TRUE(dma_is_lost(self, 0));
+}
+
+/* Access is lost and restored all the time. */
+static int switch_main(void *arg, int fd)
+{
+	FIXTURE_DATA(dmabuf_p2p) *self = arg;
+
+	while (!READ_ONCE(self->stop)) {
+		enter_low_power(self->device);
+		exit_low_power(self->device);
+	}
+	return 0;
+}
+
+/* Areas, domains and whole iommufds come and go at the same time. */
+TEST_F(dmabuf_p2p, race)
+{
+	struct job job;
+	int i, fd;
+	u32 other;
+
+	if (!self->iommu->iommufd)
+		SKIP(return, "One IOAS only");
+
+	ASSERT_EQ(0, MAP(self->mem, PART_SIZE));
+	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0, SZ_1M);
+	other = copy_ioas(self);
+	job_start(&job, switch_main, self, 0);
+	for (i = 0; i < ROUNDS; i++) {
+		iova_t iova = self->iova + SZ_1M / 2;
+		struct iommu *iommu = iommu_init(MODE_IOMMUFD);
+
+		attach(self->edu, i % 2 ? self->iommu->ioas_id : other);
+		if (!__iommu_map_file(self->iommu, fd, 0, SZ_64K, iova))
+			iommu_unmap_iova(self->iommu, iova, SZ_64K);
+		__iommu_map_file(iommu, fd, 0, SZ_64K, iova);
+		iommu_cleanup(iommu);
+	}
+	WRITE_ONCE(self->stop, true);
+	ASSERT_EQ(0, job_result(&job));
+	ASSERT_TRUE(dma_reaches(self, 0, self->mem));
+	ASSERT_TRUE(dma_is_lost(self, 0));
 }
 
 int main(int argc, char *argv[])

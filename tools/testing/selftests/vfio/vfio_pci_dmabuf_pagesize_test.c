@@ -2,7 +2,7 @@
 /*
  * Which page sizes the kernel uses for mappings of BARs and DMABUFs: large ones
  * wherever address, alignment and ranges allow, and never across an edge. Read from
- * the page tables in debugfs.
+ * the page tables.
  */
 #include <unistd.h>
 
@@ -27,12 +27,18 @@ FIXTURE_VARIANT(page_size) {
 FIXTURE_VARIANT_ADD(page_size, bar) { .dmabuf = false };
 FIXTURE_VARIANT_ADD(page_size, dmabuf) { .dmabuf = true };
 
+/* 2 MiB with pages of 4 KiB, 512 MiB with pages of 64 KiB; and pages in it */
+static u64 pmd_size;
+static u64 pmd_ptes;
+
 FIXTURE_SETUP(page_size)
 {
 	self->dmabuf = variant->dmabuf;
-	DMABUF_SETUP(self, true, SZ_16M);
+	pmd_size = pmd_size_get();
+	pmd_ptes = pmd_size / page_size;
+	DMABUF_SETUP(self, true, 8 * pmd_size);
 	if (!page_table_info_supported())
-		SKIP(return, "No view of x86 page tables in debugfs");
+		SKIP(return, "No test module");
 }
 
 FIXTURE_TEARDOWN(page_size)
@@ -67,7 +73,7 @@ static void *map_span(FIXTURE_DATA(page_size) *self, u64 offset, size_t size,
 
 /*
  * As many faults as entries: each maps one page, of the largest size that fits. All
- * are uncached, not write-combining: with PAT that is PCD alone.
+ * are uncached, not write-combining.
  */
 #define ASSERT_FAULTS(_vaddr, _size, _pmd, _pte) do {				\
 	u64 __pmd = (_pmd), __pte = (_pte);					\
@@ -81,15 +87,15 @@ static void *map_span(FIXTURE_DATA(page_size) *self, u64 offset, size_t size,
 	ASSERT_EQ(0, __info.nr_pud);						\
 	ASSERT_EQ(__pmd, __info.nr_pmd);					\
 	ASSERT_EQ(__pte, __info.nr_pte);					\
-	ASSERT_EQ(__size, __info.bytes_pcd);					\
-	ASSERT_EQ(0, __info.bytes_pwt);						\
-	ASSERT_EQ(0, __info.bytes_pat);						\
+	ASSERT_EQ(__size, __info.bytes_uc);					\
 } while (0)
 
 TEST_F(page_size, puds)
 {
 	void *vaddr;
 
+	if (!has_pud_mappings())
+		SKIP(return, "No PUD mappings on this architecture");
 	if (self->bar_size < 2ULL * SZ_1G)
 		SKIP(return, "BAR smaller than 2 GiB");
 
@@ -112,13 +118,13 @@ TEST_F(page_size, pmds_and_ptes)
 		u64 nr_pmd;
 		u64 nr_pte;
 	} spans[] = {
-		{ SZ_4M, SZ_8M, 0, 4, 0 },
+		{ 2 * pmd_size, 4 * pmd_size, 0, 4, 0 },
 		/* misaligned: the address, the BAR, or both by the same */
-		{ 0, SZ_4M, page_size, 0, 1024 },
-		{ page_size, SZ_4M, 0, 0, 1024 },
-		{ page_size, 3 * SZ_2M, page_size, 2, 512 },
+		{ 0, 2 * pmd_size, page_size, 0, 2 * pmd_ptes },
+		{ page_size, 2 * pmd_size, 0, 0, 2 * pmd_ptes },
+		{ page_size, 3 * pmd_size, page_size, 2, pmd_ptes },
 		/* not beyond the end of the mapping */
-		{ 0, 3 * SZ_1M, 0, 1, 256 },
+		{ 0, 3 * pmd_size / 2, 0, 1, pmd_ptes / 2 },
 	};
 	void *vaddr;
 	int i;
@@ -127,7 +133,7 @@ TEST_F(page_size, pmds_and_ptes)
 		TH_LOG("offset 0x%llx, size 0x%zx, misaligned by 0x%zx",
 		       (unsigned long long)spans[i].offset, spans[i].size,
 		       spans[i].misalign);
-		vaddr = map_span(self, spans[i].offset, spans[i].size, SZ_2M,
+		vaddr = map_span(self, spans[i].offset, spans[i].size, pmd_size,
 				 spans[i].misalign);
 		ASSERT_FAULTS(vaddr, spans[i].size, spans[i].nr_pmd,
 			      spans[i].nr_pte);
@@ -142,64 +148,68 @@ TEST_F(page_size, address_of_the_kernel)
 	u64 offset = 0;
 	int i, fd;
 
-	fd = open_span(self, &offset, SZ_16M);
+	fd = open_span(self, &offset, 8 * pmd_size);
 	for (i = 0; i < 4; i++) {
 		/* A neighbour, so that it is not aligned by accident */
 		ASSERT_NE(MAP_FAILED, mmap(NULL, page_size, PROT_READ,
 					   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-		vaddr = mmap_shared(fd, offset, SZ_16M);
-		ASSERT_FAULTS(vaddr, SZ_16M, 8, 0);
+		vaddr = mmap_shared(fd, offset, 8 * pmd_size);
+		ASSERT_FAULTS(vaddr, 8 * pmd_size, 8, 0);
 	}
 
 	/* With more room behind it than is mapped: that is how the kernel looks */
-	free = mmap_reserve(SZ_32M, SZ_2M, page_size);
-	munmap_assert(free, SZ_32M);
-	vaddr = mmap(free, SZ_16M, PROT_READ, MAP_SHARED, fd, offset);
+	free = mmap_reserve(16 * pmd_size, pmd_size, page_size);
+	munmap_assert(free, 16 * pmd_size);
+	vaddr = mmap(free, 8 * pmd_size, PROT_READ, MAP_SHARED, fd, offset);
 	ASSERT_EQ(free, vaddr);
 }
 
 /* A hole in the middle of a PMD leaves small pages, the others stay. */
 TEST_F(page_size, pmd_split_by_munmap)
 {
-	void *vaddr = map_span(self, 0, SZ_4M, SZ_2M, 0);
-	void *hole = vaddr + SZ_2M + 5 * page_size;
+	void *vaddr = map_span(self, 0, 2 * pmd_size, pmd_size, 0);
+	void *hole = vaddr + pmd_size + 5 * page_size;
 
-	ASSERT_FAULTS(vaddr, SZ_4M, 2, 0);
+	ASSERT_FAULTS(vaddr, 2 * pmd_size, 2, 0);
 	munmap_assert(hole, page_size);
 	ASSERT_EQ(SIGSEGV, try_touch(hole));
-	ASSERT_EQ(0, try_touch_pages(vaddr, SZ_2M + 5 * page_size));
-	ASSERT_EQ(0, try_touch_pages(hole + page_size, SZ_2M - 6 * page_size));
-	ASSERT_ENTRIES(vaddr, SZ_4M, 0, 1, 511);
+	ASSERT_EQ(0, try_touch_pages(vaddr, pmd_size + 5 * page_size));
+	ASSERT_EQ(0, try_touch_pages(hole + page_size,
+				     pmd_size - 6 * page_size));
+	ASSERT_ENTRIES(vaddr, 2 * pmd_size, 0, 1, pmd_ptes - 1);
 }
 
 #define MAX_RANGES 5
 
 TEST_F(page_size, ranges)
 {
-	static const struct {
+	const u64 pmd = pmd_size, half = pmd / 2, page = page_size;
+	const struct {
 		const char *name;
 		struct vfio_region_dma_range ranges[MAX_RANGES];
 		u64 nr_pmd;
 		u64 nr_pte;
 	} cases[] = {
 		{ "contiguous ones are merged", {
-			{ 0, SZ_1M }, { SZ_1M, SZ_512K },
-			{ SZ_1M + SZ_512K, SZ_512K }, { SZ_2M, SZ_1M },
-			{ SZ_2M + SZ_1M, SZ_1M } }, 2, 0 },
+			{ 0, half }, { half, half / 2 },
+			{ half + half / 2, half / 2 }, { pmd, half },
+			{ pmd + half, half } }, 2, 0 },
 		/* The first PMD; then the edge; then memory that fits no PMD */
 		{ "no PMD across an edge",
-			{ { 0, 3 * SZ_1M }, { SZ_8M, 3 * SZ_1M } }, 1, 1024 },
+			{ { 0, 3 * half }, { 4 * pmd, 3 * half } },
+			1, 2 * pmd_ptes },
 		{ "PMDs on both sides of an edge",
-			{ { SZ_4M, SZ_2M }, { 0, SZ_2M } }, 2, 0 },
+			{ { 2 * pmd, pmd }, { 0, pmd } }, 2, 0 },
 		/* Together they make up a PMD, but in the wrong order. */
 		{ "reversed neighbours",
-			{ { SZ_1M, SZ_1M }, { 0, SZ_1M } }, 0, 512 },
+			{ { half, half }, { 0, half } }, 0, pmd_ptes },
 		/* A small range in front shifts the rest so that nothing fits ... */
 		{ "shifted by a page",
-			{ { SZ_8M, SZ_4K }, { 0, SZ_2M } }, 0, 513 },
+			{ { 4 * pmd, page }, { 0, pmd } }, 0, pmd_ptes + 1 },
 		/* ... or to where it does. */
-		{ "aligned by a range in front", {
-			{ SZ_8M, SZ_4K }, { SZ_4K, 2 * SZ_2M - SZ_4K } }, 1, 512 },
+		{ "aligned by a range in front",
+			{ { 4 * pmd, page }, { page, 2 * pmd - page } },
+			1, pmd_ptes },
 	};
 	const struct vfio_region_dma_range *ranges;
 	int c, nr, fd;
@@ -217,7 +227,7 @@ TEST_F(page_size, ranges)
 			size += ranges[nr].length;
 		fd = vfio_pci_dmabuf_export(self->device, self->bar, ranges,
 					    nr);
-		vaddr = mmap_shared_aligned(fd, 0, size, SZ_2M, 0);
+		vaddr = mmap_shared_aligned(fd, 0, size, pmd_size, 0);
 		ASSERT_FAULTS(vaddr, size, cases[c].nr_pmd, cases[c].nr_pte);
 	}
 }

@@ -49,13 +49,13 @@ FIXTURE(race) {
 	bool unbinding;
 	/* iommufd imports no more than one */
 	bool one_range;
-	/* What a second thread works with */
+	/* For a second thread */
 	int fd;
 	void *vaddr;
 	u32 racer_seed;
 };
 
-/* The same to look at as by map_bar(), from elsewhere in the BAR */
+/* Shows the same data as map_bar(), from elsewhere in the BAR */
 static int export(FIXTURE_DATA(race) *self)
 {
 	struct vfio_region_dma_range ranges[4];

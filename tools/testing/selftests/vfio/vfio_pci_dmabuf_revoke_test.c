@@ -131,7 +131,7 @@ TEST_F(dmabuf_revoke, client)
 	ASSERT_REVOKED();
 }
 
-/* What else maps the same pages is not disturbed, by a fault neither. */
+/* Other mappings of the same pages do not even fault again. */
 TEST_F(dmabuf_revoke, others_are_left_alone)
 {
 	int other_fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,

@@ -2,8 +2,8 @@
 /*
  * Random steps by the owner and user of DMABUFs, against a model of what may be
  * accessed. It does one thing at a time, so a failure can be repeated with its
- * seed. What threads and processes do at the same time is tested by
- * vfio_pci_dmabuf_race_test.
+ * seed. vfio_pci_dmabuf_race_test has threads and
+ * processes that race.
  *
  * The mappings are in a window, a range of the address space. The model knows
  * for every page of it what is mapped there; what a touch of the page returns
@@ -46,7 +46,7 @@ struct buffer {
 	u32 bar_page[MAX_RANGES * MAX_RANGE_PAGES];
 };
 
-/* What is mapped at a page of the window: nothing, a BAR or a buffer */
+/* A page of the window: nothing, a BAR or a buffer is mapped there */
 struct slot {
 	/* 0 for nothing. The pages of one mapping have consecutive numbers. */
 	u64 number;

@@ -21,7 +21,7 @@
 
 #include <libvfio/dmabuf_test.h>
 
-/* What the documentation of the interface gives as the limit */
+/* The limit in the documentation of the interface */
 #define MAX_RANGES 262144
 
 /* Enough for what each of them leaves to be noticed */
@@ -275,7 +275,7 @@ TEST_F(dmabuf_uapi, open_flags)
 	}
 }
 
-/* What the export of the first page of a region has to answer: 0 is an fd. */
+/* The expected result of an export of the first page: 0 is an fd. */
 static int region_error(struct vfio_pci_device *device, u32 index)
 {
 	struct vfio_region_info *info;

@@ -21,6 +21,8 @@ jobs=$(nproc)
 smp=2
 mem=4G
 accel=${ACCEL:-auto}
+arch=${ARCH:-x86}
+sysroot=${SYSROOT:-}
 mode=tests
 debug=0
 build=1
@@ -28,6 +30,7 @@ icount=0
 timeout_arg=""
 extra_append=""
 patterns=()
+fragments=()
 extra_files=()
 environment=()
 program=()
@@ -44,6 +47,7 @@ Options:
 	-d DIR	kernel build folder (default: .vfio_vmtest in the tree)
 	-n	do not build; the kernel may have more than the fragments ask for
 	-D	debug kernel: config.debug too, default folder .vfio_vmtest_debug
+	-c FILE	fragment of the configuration, e.g. config.vmtest.64k; may be repeated
 	-w DIR	workspace, for results (default: BUILD_DIR/vmtest)
 	-T GLOB	only tests "PROGRAM.DEVICE" that match; may be repeated
 	-f FILE	put FILE of the host in the guest's /exec; may be repeated
@@ -56,6 +60,8 @@ Options:
 	-h	this help
 Environment: CC for the kernel (default: gcc, by ccache where that is), EXTRA_QEMU
 for more arguments to QEMU, VMTEST_BOOT_LIMIT for the seconds that are not the tests'.
+ARCH is x86 or arm64. For arm64 SYSROOT is a folder with a static busybox and libuuid
+of that architecture: Debian's busybox-static and uuid-dev, unpacked by "dpkg -x".
 Exit status: 0 all passed, 1 a test failed, 2 usage, 4 a tool is missing,
 	70 build failed, 71 config option missing, 72 no verdict, 73 panic,
 	74 warning or other splat, 75 lockdep, 76 memory leak, 77 hang or
@@ -74,12 +80,13 @@ die() {
 parse_args() {
 	local opt
 
-	while getopts 's:d:nDw:T:f:a:j:p:m:t:e:A:ih-:' opt; do
+	while getopts 's:d:nDc:w:T:f:a:j:p:m:t:e:A:ih-:' opt; do
 		case $opt in
 		s) src=$(realpath "$OPTARG") ;;
 		d) build_dir=$OPTARG ;;
 		n) build=0 ;;
 		D) debug=1 ;;
+		c) fragments+=("$(realpath "$OPTARG")") ;;
 		w) workspace=$OPTARG ;;
 		T) patterns+=("$OPTARG") ;;
 		f) extra_files+=("$OPTARG") ;;
@@ -124,6 +131,11 @@ check_args() {
 		[[ $arg =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] ||
 			die $USAGE "no variable and its value: $arg"
 	done
+	for arg in "${fragments[@]}"; do
+		[ -r "$arg" ] || die $USAGE "cannot read the file $arg"
+	done
+	[[ $arch =~ ^(x86|arm64)$ ]] ||
+		die $USAGE "the architecture is x86 or arm64, not $arch"
 	[[ $accel =~ ^(auto|tcg|kvm)$ ]] ||
 		die $USAGE "acceleration is auto, tcg or kvm, not $accel"
 	# Neither the kernel's build nor the list for gen_init_cpio can quote them
@@ -153,34 +165,41 @@ is_dynamic() {
 choose_accel() {
 	local kvm=tcg
 
-	! grep -qwE 'vmx|svm' /proc/cpuinfo || [ ! -w /dev/kvm ] || kvm=kvm
+	! grep -qwE 'vmx|svm' /proc/cpuinfo || [ ! -w /dev/kvm ] ||
+		[ "$arch" != x86 ] || kvm=kvm
 	[ "$accel $kvm" != "kvm tcg" ] || die $NO_TOOL "KVM is not usable here"
 	[ "$accel" != auto ] || accel=$kvm
 	[ $icount -eq 0 ] || { accel=tcg; smp=1; }
 }
 
 check_tools() {
-	local tool tools=(qemu-system-x86_64 busybox readelf flock)
+	local tool tools=("$qemu_binary" busybox readelf flock)
 
-	# Whatever CC is: tools for the host and the tests are made by gcc
-	[ $build -eq 0 ] || tools+=(make gcc ${CC:+"${CC%% *}"} flex bison)
+	# Independent of CC: tools for the host and the tests are made by gcc
+	[ $build -eq 0 ] ||
+		tools+=(make gcc "${cross}gcc" ${CC:+"${CC%% *}"} flex bison)
 	for tool in "${tools[@]}"; do
 		command -v "$tool" > /dev/null || die $NO_TOOL "$tool is missing"
 	done
-	busybox=$(command -v busybox)
+	busybox=${sysroot:+$sysroot/bin/busybox}
+	: "${busybox:=$(command -v busybox)}"
+	[ -x "$busybox" ] || die $NO_TOOL "$busybox is missing"
+	[ "$arch" = x86 ] || [ -n "$sysroot" ] ||
+		die $NO_TOOL "SYSROOT with busybox for $arch is missing"
 	! is_dynamic "$busybox" ||
 		die $NO_TOOL "$busybox is not static (Debian: busybox-static)"
 }
 
 kmake() {
-	local args=(-C "$src" "O=$build_dir" "-j$jobs" ARCH=x86)
+	local args=(-C "$src" "O=$build_dir" "-j$jobs" "ARCH=$arch")
 
-	args+=("CC=${CC:-$(command -v ccache > /dev/null && echo ccache) gcc}")
+	[ -z "$cross" ] || args+=("CROSS_COMPILE=$cross")
+	args+=("CC=${CC:-$(command -v ccache > /dev/null && echo ccache) ${cross}gcc}")
 	make "${args[@]}" "$@"
 }
 
-fragments() {
-	cat "$test_dir"/config{,.vmtest}
+options() {
+	cat "$test_dir"/config{,.vmtest,.vmtest."$arch"} "${fragments[@]}"
 	[ $debug -eq 0 ] || cat "$test_dir/config.debug"
 }
 
@@ -198,25 +217,32 @@ check_config() {
 		esac || continue
 		echo "vmtest: $1: option missing: $line" >&2
 		missing=1
-	done < <(fragments)
+	done < <(options)
 	return $missing
 }
 
 build_kernel() {
 	mkdir -p "$build_dir" || return
-	fragments | grep CONFIG_ > "$build_dir/vmtest.config"
+	options | grep CONFIG_ > "$build_dir/vmtest.config"
 	kmake "KCONFIG_ALLCONFIG=$build_dir/vmtest.config" allnoconfig &&
 		check_config "$build_dir/.config" || return
-	kmake bzImage && kmake headers
+	kmake "${image##*/}" && kmake headers
 }
 
 # The tests are static: the guest holds nothing but them and busybox
 build_tests() {
+	local cflags=-static ldflags="-static -pthread"
+
+	if [ -n "$sysroot" ]; then
+		cflags+=" -idirafter $sysroot/usr/include"
+		ldflags+=" -L$(echo "$sysroot"/usr/lib/*-linux-gnu)"
+	fi
 	mkdir -p "$build_dir/vfio_selftests" &&
 		make -s -j"$jobs" -C "$src/tools/testing/selftests/vfio" \
-			ARCH=x86 OUTPUT="$build_dir/vfio_selftests" \
+			ARCH="$arch" ${cross:+"CROSS_COMPILE=$cross"} \
+			OUTPUT="$build_dir/vfio_selftests" \
 			KHDR_INCLUDES="-isystem $build_dir/usr/include" \
-			EXTRA_CFLAGS=-static LDFLAGS="-static -pthread" all
+			EXTRA_CFLAGS="$cflags" LDFLAGS="$ldflags" all
 }
 
 do_build() {
@@ -245,6 +271,7 @@ list_tests() {
 		esac
 		[[ $word == run* ]] || continue
 		for dev in $devices; do
+			[[ $arch = x86 || $dev != noiommu:* ]] || continue
 			for pattern in "${patterns[@]}"; do
 				# shellcheck disable=SC2053 # a glob
 				[[ $prog.$dev == $pattern ]] || continue
@@ -314,54 +341,90 @@ make_initrd() {
 # bus reset that hits nobody else. From 8 GT/s on Linux waits after a bus reset
 # for a link-active bit that QEMU does not set again.
 device() {
-	local port="pcie-root-port,x-speed=5"
+	local port="pcie-root-port,x-speed=5,${3-hotplug=off}"
 
 	nports=$((nports + 1))
 	qemu+=(-device "$port,id=rp$nports,chassis=$nports,slot=$nports,bus=${2-pcie.0}"
 	       -device "$1,bus=rp$nports")
 }
 
-qemu_command() {
-	local nports=0 machine=q35,accel=$accel cpu=max,la57=off
-	# no_timer_check: on a busy host the emulated timer may miss that check
-	local append="console=ttyS0 loglevel=8 panic=-1 panic_on_warn=1
-		no_timer_check oops=panic hung_task_panic=1 intel_iommu=on
-		rcupdate.rcu_cpu_stall_timeout=60 watchdog_thresh=30
-		sysctl.kernel.panic_on_rcu_stall=1
-		hugepagesz=1G hugepages=1 hugepagesz=2M hugepages=32"
+# Three serial ports: the console, ttyS1 and ttyS2
+machine_x86() {
+	local machine=q35,accel=$accel cpu=max,la57=off
 
 	[ "$accel" = tcg ] || { machine+=,kernel-irqchip=split; cpu=host; }
+	# no_timer_check: on a busy host the emulated timer may miss that check
+	append+=" console=ttyS0 no_timer_check intel_iommu=on"
+	append+=" hugepagesz=1G hugepages=1 hugepagesz=2M hugepages=32"
 	# shellcheck disable=SC2054 # those commas are QEMU's
-	qemu=(qemu-system-x86_64 -nodefaults -no-user-config -display none
-	      -no-reboot -machine "$machine" -cpu "$cpu" -smp "$smp" -m "$mem"
-	      -device intel-iommu,intremap=on,caching-mode=on,device-iotlb=on
+	qemu+=(-machine "$machine" -cpu "$cpu"
+	       -device intel-iommu,intremap=on,caching-mode=on,device-iotlb=on
+	       -global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off
+	       -device isa-serial,chardev=console
+	       -device isa-serial,chardev=verdict
+	       -device isa-serial,iobase=0x3e8,irq=5,chardev=out)
+}
+
+machine_arm64() {
+	append+=" console=ttyAMA0 hugepagesz=2M hugepages=32"
+	if grep -qx CONFIG_ARM64_64K_PAGES=y "$build_dir/.config"; then
+		append+=" hugepagesz=512M hugepages=1"
+		# Where a large page has 512 MiB, some of them
+		shm=8G
+	else
+		append+=" hugepagesz=1G hugepages=1"
+	fi
+	# shellcheck disable=SC2054 # those commas are QEMU's
+	qemu+=(-machine "virt,gic-version=3,iommu=smmuv3,accel=$accel"
+	       -cpu neoverse-n1 -serial chardev:console
+	       -device pci-serial-4x,chardev2=verdict,chardev3=out)
+}
+
+qemu_command() {
+	local nports=0 shm=2G
+	local sriov=sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2
+	local append="loglevel=8 panic=-1 panic_on_warn=1
+		oops=panic hung_task_panic=1
+		rcupdate.rcu_cpu_stall_timeout=60 watchdog_thresh=30
+		sysctl.kernel.panic_on_rcu_stall=1"
+
+	# shellcheck disable=SC2054 # those commas are QEMU's
+	qemu=("$qemu_binary" -nodefaults -no-user-config -display none
+	      -no-reboot -smp "$smp" -m "$mem"
 	      -chardev "file,id=console,path=$workspace/console.log"
 	      -chardev "file,id=verdict,path=$workspace/verdict"
-	      -device isa-serial,chardev=console
-	      -device isa-serial,chardev=verdict
-	      -device isa-serial,iobase=0x3e8,irq=5,chardev=out
 	      -chardev "stdio,id=out,signal=$(
 			[ "$mode" = shell ] && echo off || echo on)")
+	case $arch in
+	x86) machine_x86 ;;
+	arm64) machine_arm64 ;;
+	esac
 	[ $icount -eq 0 ] || qemu+=(-icount "shift=0,sleep=off")
 	# By default edu's DMA engine has 28 address bits, and wraps
 	device edu,dma_mask=0xffffffffffffffff
-	qemu+=(-object "memory-backend-memfd,id=shm,size=2G,share=on")
+	qemu+=(-object "memory-backend-memfd,id=shm,size=$shm,share=on")
 	device ivshmem-plain,memdev=shm
 	device bochs-display,vgamem=64M
 	qemu+=(-drive "if=none,id=disk,driver=null-co,size=64M,read-zeroes=on")
 	device nvme,serial=vmtest,drive=disk,cmb_size_mb=16
+	# QEMU has SR-IOV only for controllers of a subsystem, without CMB
+	qemu+=(-device "nvme-subsys,id=subsys")
+	device "nvme,serial=sriov,subsys=subsys,$sriov"
 	device virtio-net-pci,ats=on,aer=on,iommu_platform=on,disable-legacy=on,romfile=
-	# Its BAR 1 is of I/O ports
-	device pci-testdev
+	# Its BAR 1 is of I/O ports. It can be unplugged and, as QEMU does not see that
+	# it has no power, plugged again.
+	device pci-testdev,membar=1M pcie.0 power_controller_present=off
 	# Two functions of one device: they are reset together
 	device edu,addr=0.0,multifunction=on
 	qemu+=(-device "bochs-display,vgamem=16M,bus=rp$nports,addr=0.1")
-	# One that no IOMMU translates
-	qemu+=(-device "pxb-pcie,id=pxb,bus_nr=64,bypass_iommu=on")
-	device bochs-display,vgamem=16M pxb
+	# One that no IOMMU translates; on arm64 only ACPI describes this
+	if [ "$arch" = x86 ]; then
+		qemu+=(-device "pxb-pcie,id=pxb,bus_nr=64,bypass_iommu=on")
+		device bochs-display,vgamem=16M pxb
+	fi
 	# shellcheck disable=SC2206 # a list of arguments
 	qemu+=(${EXTRA_QEMU-})
-	qemu+=(-kernel "$build_dir/arch/x86/boot/bzImage"
+	qemu+=(-kernel "$build_dir/$image"
 	       -initrd "$workspace/initrd.cpio"
 	       -append "${append//[[:space:]]/ } $extra_append")
 }
@@ -376,10 +439,14 @@ show() {
 }
 
 read_ktap() {
-	local conditions=""
+	local conditions
 
+	conditions=" $arch "
 	[ $debug -eq 1 ] || conditions+=" nodebug "
+	! grep -qx CONFIG_ARM64_64K_PAGES=y "$workspace/config" ||
+		conditions+=" 64k "
 	[[ " $extra_append " != *" nopat "* ]] || conditions+=" nopat "
+	[ "$accel" = tcg ] || conditions+=" notcg "
 	tr -d '\r' |
 		awk -v skips="$test_dir/vmtest.tests" -v ktap="$workspace/ktap.log" \
 			-v conditions="$conditions" -f "$test_dir/vmtest_ktap.awk"
@@ -461,8 +528,15 @@ judge() {
 
 main() {
 	local qemu status elapsed limit guest_limit scale=1 busybox result
+	local image=arch/x86/boot/bzImage cross="" qemu_binary="qemu-system-x86_64"
 
 	parse_args "$@"
+	[ "$arch" != x86_64 ] || arch=x86
+	if [ "$arch" = arm64 ]; then
+		image=arch/arm64/boot/Image
+		cross=aarch64-linux-gnu-
+		qemu_binary="qemu-system-aarch64"
+	fi
 	[ ${#patterns[@]} -gt 0 ] || patterns=("*")
 	[ $debug -eq 0 ] || scale=4
 	limit=${timeout_arg:-$(sed -n 's/^timeout=//p' "$test_dir/settings")}

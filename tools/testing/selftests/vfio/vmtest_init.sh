@@ -21,6 +21,7 @@ mount_all() {
 	mount -t tmpfs none /tmp
 	mount -t hugetlbfs none /dev/hugepages
 	mount -t debugfs none /sys/kernel/debug
+	[ ! -d /sys/fs/cgroup ] || mount -t cgroup2 none /sys/fs/cgroup
 	[ ! -d /sys/kernel/tracing ] || mount -t tracefs none /sys/kernel/tracing
 	ifconfig lo up
 	ln -s /proc/self/fd /dev/fd
@@ -51,6 +52,7 @@ bind_devices() {
 	local dev bdf name
 
 	echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode
+	echo 1 > /sys/module/vfio_pci/parameters/enable_sriov
 	for dev in "$DEVICES"/*; do
 		bdf=${dev##*/}
 		case $(cat "$dev/vendor"):$(cat "$dev/device") in
@@ -62,6 +64,7 @@ bind_devices() {
 		0x1b36:0x0005) name=TESTDEV ;;
 		*) continue ;;
 		esac
+		[ ! -e "$dev/sriov_totalvfs" ] || name=SRIOV
 		# VFIO will make a group for it
 		[ -e "$dev/iommu_group" ] || name=NOIOMMU
 		# Waits for a probe; no other driver can bind after that
@@ -155,7 +158,7 @@ mode=$(cat /vmtest/mode)
 bind_devices
 # shellcheck disable=SC1091 # made by vmtest.sh
 . /vmtest/setenv
-# What the boot left is not what the tests leaked
+# Leaks of the boot are not those of the tests
 [ ! -e /sys/kernel/debug/kmemleak ] || echo clear > /sys/kernel/debug/kmemleak
 case $mode in
 tests) run_tests > /dev/ttyS2 ;;

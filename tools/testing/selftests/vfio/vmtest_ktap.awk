@@ -3,7 +3,8 @@
 # Read what the guest's programs printed, between the marks of vmtest_init.sh.
 # Print one KTAP line per program, and before it what failed; write all of it,
 # nested, to the file "ktap". The file "skips" holds the allowed skips, "conditions"
-# are those of " nodebug " and " nopat " that are true.
+# are those of " nodebug ", " nopat ", " notcg " and " 64k " that are true, and
+# " ARCHITECTURE ".
 # Exit with 0, 1 (something failed), 72 (output incomplete) or 77 (a hang).
 
 function say(line) {
@@ -17,7 +18,7 @@ function complain(what) {
 	why = why (why ? "; " : "") what
 }
 
-# What was printed since the last result has the assertion message of a failure
+# The assertion message of a failure is in the lines since the last result
 function note_recent(	i) {
 	for (i = nrecent > 6 ? nrecent - 6 : 0; i < nrecent; i++)
 		notes[nnotes++] = recent[i]
@@ -121,7 +122,7 @@ BEGIN {
 		if (sub(/^skip-/, "", word[1]) &&
 		    !index(conditions, " " word[1] " "))
 			continue
-		if (sub(/^skip(-[a-z]+)?[ \t]+/, "", line))
+		if (sub(/^skip(-[a-z0-9]+)?[ \t]+/, "", line))
 			skip[nskips++] = line
 	}
 	say("KTAP version 1")

@@ -144,7 +144,7 @@ program() {
 
 # config NAME STATUS [LINE]: a kernel of others, that has what is needed and LINE
 config() {
-	grep -hE ^CONFIG_ "$dir"/config{,.vmtest} > "$tmp/build/.config"
+	grep -hE ^CONFIG_ "$dir"/config{,.vmtest{,.x86}} > "$tmp/build/.config"
 	echo "${3-}" >> "$tmp/build/.config"
 	expect "$1" "$2" "$vmtest" -n -d "$tmp/build" -w "$tmp/guest" --build
 }

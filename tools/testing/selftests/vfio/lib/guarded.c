@@ -89,6 +89,25 @@ int try_touch_pages(const void *addr, size_t size)
 	return first;
 }
 
+void mmio_fill(void *vaddr, u8 byte, size_t size)
+{
+	size_t i;
+
+	for (i = 0; i < size; i++)
+		WRITE_ONCE(((u8 *)vaddr)[i], byte);
+}
+
+bool mmio_equals(const void *vaddr, const void *data, size_t size)
+{
+	size_t i;
+
+	for (i = 0; i < size; i++) {
+		if (READ_ONCE(((const u8 *)vaddr)[i]) != ((const u8 *)data)[i])
+			return false;
+	}
+	return true;
+}
+
 u64 nr_page_faults(void)
 {
 	struct rusage usage;

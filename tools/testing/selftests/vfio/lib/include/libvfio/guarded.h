@@ -2,6 +2,7 @@
 #ifndef SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_GUARDED_H
 #define SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_GUARDED_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <linux/types.h>
 
@@ -16,6 +17,13 @@ int try_touch(const void *addr);
 
 /* try_touch() each page of [addr, addr + size). Returns -1 if the results differ. */
 int try_touch_pages(const void *addr, size_t size);
+
+/*
+ * memset() and a test for equality for memory of devices, byte by byte: on arm64 an
+ * uncached access must be aligned, and those of libc may not be.
+ */
+void mmio_fill(void *vaddr, u8 byte, size_t size);
+bool mmio_equals(const void *vaddr, const void *data, size_t size);
 
 /* Number of page faults that the calling thread has taken so far */
 u64 nr_page_faults(void);

@@ -35,7 +35,7 @@ int job_revoke(void *arg, int fd);
 bool job_ends(struct job *job, int timeout_ms);
 bool job_waits(struct job *job);
 
-/* What fn() returned. It has to end. */
+/* The return value of fn(), which has to end */
 int job_result(struct job *job);
 
 #endif /* SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_JOB_H */

@@ -44,7 +44,7 @@ struct touch_state {
 void touch_set_phase(struct touch_state *state, enum touch_phase phase);
 enum touch_phase touch_get_phase(struct touch_state *state);
 
-/* What the first word of page @page of a BAR is filled with */
+/* The first word of page @page of a BAR */
 u32 touch_pattern(u32 page);
 void touch_fill(void *bar, size_t size);
 
