@@ -407,9 +407,10 @@ qemu_command() {
 	device bochs-display,vgamem=64M
 	qemu+=(-drive "if=none,id=disk,driver=null-co,size=64M,read-zeroes=on")
 	device nvme,serial=vmtest,drive=disk,cmb_size_mb=16
-	# QEMU has SR-IOV only for controllers of a subsystem, without CMB
+	# QEMU has SR-IOV only for controllers of a subsystem, without CMB. Below a port
+	# without hotplug, to enable VFs fails with EIO.
 	qemu+=(-device "nvme-subsys,id=subsys")
-	device "nvme,serial=sriov,subsys=subsys,$sriov"
+	device "nvme,serial=sriov,subsys=subsys,$sriov" pcie.0 hotplug=on
 	device virtio-net-pci,ats=on,aer=on,iommu_platform=on,disable-legacy=on,romfile=
 	# Its BAR 1 is of I/O ports. It can be unplugged and, as QEMU does not see that
 	# it has no power, plugged again.
