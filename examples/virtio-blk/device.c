@@ -162,7 +162,8 @@ void queue_revoke(int dmabuf)
 {
 	struct vfio_pci_dmabuf_revoke revoke = { sizeof(revoke), dmabuf };
 
-	must(ioctl(fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &revoke));
+	while (ioctl(fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &revoke))
+		must(errno == EINTR ? 0 : -1);
 }
 
 /* ... and after this the device works for the queue no more, nor reaches the memory. */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The owner of a virtio-blk device shares its queues with clients. What is isolated: a
- * client rings the doorbell of its own queue only, until that is revoked, and has no
- * access to configuration, to other doorbells, or to the memory of other processes.
+ * client rings the doorbell of its own queue only, until that is revoked, and its CPU has
+ * no access to configuration, other doorbells, or the memory of other processes.
  *
  * What is not: a client writes the addresses in its ring itself, and one address space
  * (IOAS) serves all queues, so by DMA it reaches the memory of each other queue. A ring
@@ -93,13 +93,13 @@ static int take_back(struct client *client)
 	int i;
 
 	queue_revoke(client->dmabuf);
-	for (i = 0; i < WAIT_MS && used_idx(client) != avail_idx(client); i++) {
+	for (i = 0; i < WAIT_MS * 10 && used_idx(client) != avail_idx(client); i++) {
 		*client->queue.doorbell = client->queue.index;
 		usleep(100);
 	}
 	queue_reset(&client->queue);
 	close(client->dmabuf);
-	return i < WAIT_MS;
+	return i < WAIT_MS * 10;
 }
 
 static void order(struct client *client, enum what what, __u64 count)

@@ -101,7 +101,7 @@ struct msg recv_msg(int sock, int *fd, int timeout_ms)
 	union control control = {};
 	struct iovec iov = { &msg, sizeof(msg) };
 	struct msghdr hdr = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
-			      .msg_controllen = fd ? sizeof(control) : 0 };
+			      .msg_controllen = fd ? CMSG_LEN(sizeof(*fd)) : 0 };
 	struct pollfd pfd = { .fd = sock, .events = POLLIN };
 
 	if (poll(&pfd, 1, timeout_ms) <= 0 ||

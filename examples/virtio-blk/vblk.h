@@ -30,7 +30,7 @@
 
 /*
  * All that the device reads and writes by DMA for one queue: a memfd of the client, so
- * that no other process can reach it, and the owner need not trust what is in it.
+ * that no other process can map it, and the owner need not trust what is in it.
  */
 struct queue_mem {
 	struct vring_desc desc[QUEUE_SIZE];

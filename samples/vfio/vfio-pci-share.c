@@ -22,10 +22,12 @@
  *
  *   vfio-pci-share owner /tmp/edu 0000:01:00.0 0 0 0x1000 1 5000 &
  *   vfio-pci-share registers /tmp/edu 20
+ * Clients of other users need the right to write to the socket.
  * Documentation/driver-api/vfio.rst describes the interface.
  */
 #define _GNU_SOURCE
 #include <err.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
 #include <poll.h>
@@ -39,7 +41,6 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <linux/iommufd.h>
@@ -66,12 +67,13 @@ static int unix_socket(const char *path, struct sockaddr_un *addr)
 	return check(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), path);
 }
 
-/* Send a message and an fd, or receive both. Returns the fd or -1. */
+/* Send a message and an fd, or receive both: one fd only. Returns it or -1. */
 static int transfer(int sock, void *data, size_t len, int fd)
 {
 	char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8))) = {};
 	struct iovec iov = { data, len };
-	struct msghdr msg = { NULL, 0, &iov, 1, control, sizeof(control), 0 };
+	struct msghdr msg = { NULL, 0, &iov, 1, control, CMSG_LEN(sizeof(fd)),
+			      0 };
 	struct cmsghdr *cmsg = (struct cmsghdr *)control;
 
 	if (fd >= 0) {
@@ -86,9 +88,7 @@ static int transfer(int sock, void *data, size_t len, int fd)
 	return fd;
 }
 
-/* The owner */
-
-static int device_fd, iommufd;
+static int device_fd, iommufd;	/* of the owner */
 static __u32 ioas_id, bar;
 static __u64 slice_length;
 
@@ -136,8 +136,7 @@ static int export_slice(__u64 offset)
 		.dma_buf.region_index = bar,
 		.dma_buf.open_flags = O_RDWR | O_CLOEXEC,
 		.dma_buf.nr_ranges = 1,
-		.range.offset = offset,
-		.range.length = slice_length,
+		.range = { offset, slice_length },
 	};
 
 	return check(ioctl(device_fd, VFIO_DEVICE_FEATURE, &arg), "export");
@@ -164,12 +163,12 @@ static void serve(int sock, __u64 offset, int ms)
 	unmap.iova = map.iova;
 	arg.dmabuf_fd = export_slice(offset);
 	reply = (struct reply) { slice_length, map.iova };
-	printf("0x%llx exported\n", offset);
 	if (transfer(sock, &reply, sizeof(reply), arg.dmabuf_fd) >= 0)
 		printf("0x%llx: client %s\n", offset, poll(&pollfd, 1, ms) ?
 		       "has left" : "is out of time");
 
-	check(ioctl(device_fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &arg), "revoke");
+	while (ioctl(device_fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &arg))
+		check(errno == EINTR ? 0 : -1, "revoke");
 	/* Where DMA can outlive the client, end that here. */
 	check(ioctl(iommufd, IOMMU_IOAS_UNMAP, &unmap), "IOMMU_IOAS_UNMAP");
 	printf("0x%llx revoked\n", offset);
@@ -188,19 +187,19 @@ static void owner(const char *path, __u64 offset, int nr, int ms)
 	struct sockaddr_un addr;
 	int listener = unix_socket(path, &addr);
 
+	unlink(path);
 	check(bind(listener, (void *)&addr, sizeof(addr)), path);
 	check(listen(listener, 16), "listen");
 	printf("ready\n");
-	for (; nr > 0; nr--, offset += slice_length) {
-		if (fork())
-			continue;
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		for (;;)
-			serve(accept(listener, NULL, NULL), offset, ms);
+	for (; nr > 1; nr--, offset += slice_length) {
+		if (!check(fork(), "fork")) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			break;
+		}
 	}
 	/* Until it is killed. The close of the device revokes all slices. */
-	while (wait(NULL) > 0)
-		;
+	for (;;)
+		serve(accept(listener, NULL, NULL), offset, ms);
 }
 
 /* The client */
@@ -217,6 +216,7 @@ static void edu_wait(volatile __u64 *regs)
 {
 	while (regs[0x98 / 8] & 1)
 		usleep(1000);
+	__sync_synchronize();	/* between DMA and memory; arm64: "dmb osh" */
 }
 
 /* Copy 1024 bytes of memory to a buffer in the edu device, or back. */
@@ -264,11 +264,11 @@ static void client(const char *path, int is_memory, int nr_rounds)
 	memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
 	check(connect(sock, (void *)&addr, sizeof(addr)), path);
 	check(transfer(sock, "", 1, memfd), "send");
-	dmabuf = check(transfer(sock, &reply, sizeof(reply), -1), "no slice");
+	dmabuf = transfer(sock, &reply, sizeof(reply), -1);
 	slice = mmap(NULL, reply.length, PROT_READ | PROT_WRITE, MAP_SHARED,
 		     dmabuf, 0);
 	if (slice == MAP_FAILED || memory == MAP_FAILED)
-		err(1, "mmap");
+		err(1, "no slice");
 	printf("works with 0x%llx bytes\n", reply.length);
 	signal(SIGBUS, on_sigbus);
 	if (sigsetjmp(revoked, 1))
