@@ -3,7 +3,8 @@
 # Read what the guest's programs printed, between the marks of vmtest_init.sh.
 # Print one KTAP line per program, and before it what failed; write all of it,
 # nested, to the file "ktap". The file "skips" holds the allowed skips, "conditions"
-# are those of " nodebug ", " nopat ", " notcg " and " 64k " that are true, and
+# are those of " debug ", " nodebug ", " nopat ", " notcg " and " 64k " that are
+# true, and
 # " ARCHITECTURE ".
 # Exit with 0, 1 (something failed), 72 (output incomplete) or 77 (a hang).
 
