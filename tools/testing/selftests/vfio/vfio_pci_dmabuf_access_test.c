@@ -33,16 +33,6 @@ static bool has_reset(struct vfio_pci_device *device)
 	return device->info.flags & VFIO_DEVICE_FLAGS_RESET;
 }
 
-static void memory_off(struct vfio_pci_device *device)
-{
-	vfio_pci_cmd_clear(device, PCI_COMMAND_MEMORY);
-}
-
-static void memory_on(struct vfio_pci_device *device)
-{
-	vfio_pci_cmd_set(device, PCI_COMMAND_MEMORY);
-}
-
 static void enter_d3hot(struct vfio_pci_device *device)
 {
 	vfio_pci_set_power_state(device, PCI_PM_CTRL_STATE_MASK);
@@ -51,21 +41,6 @@ static void enter_d3hot(struct vfio_pci_device *device)
 static void enter_d0(struct vfio_pci_device *device)
 {
 	vfio_pci_set_power_state(device, 0);
-}
-
-static void enter_low_power(struct vfio_pci_device *device)
-{
-	VFIO_ASSERT_EQ(__vfio_pci_low_power_entry(device), 0);
-}
-
-static void exit_low_power(struct vfio_pci_device *device)
-{
-	VFIO_ASSERT_EQ(__vfio_pci_low_power_exit(device), 0);
-}
-
-static void hot_reset(struct vfio_pci_device *device)
-{
-	VFIO_ASSERT_EQ(__vfio_pci_hot_reset(device), 0);
 }
 
 /* A mapping under test */
@@ -196,7 +171,7 @@ FIXTURE_VARIANT(access_switch) {
 };
 
 FIXTURE_VARIANT_ADD(access_switch, memory_enable) {
-	.off = memory_off, .on = memory_on,
+	.off = vfio_pci_memory_off, .on = vfio_pci_memory_on,
 };
 
 FIXTURE_VARIANT_ADD(access_switch, d3hot) {
@@ -204,7 +179,7 @@ FIXTURE_VARIANT_ADD(access_switch, d3hot) {
 };
 
 FIXTURE_VARIANT_ADD(access_switch, low_power) {
-	.off = enter_low_power, .on = exit_low_power,
+	.off = vfio_pci_low_power_entry, .on = vfio_pci_low_power_exit,
 };
 
 FIXTURE_SETUP(access_switch)
@@ -285,16 +260,16 @@ TEST_F(access_switch, memory_disabled_too)
 {
 	int i;
 
-	if (variant->off == memory_off)
+	if (variant->off == vfio_pci_memory_off)
 		SKIP(return, "No second reason");
 
 	for (i = 0; i < 2; i++) {
-		memory_off(self->device);
+		vfio_pci_memory_off(self->device);
 		variant->off(self->device);
 		ASSERT_VIEWS(SIGBUS);
-		(i ? variant->on : memory_on)(self->device);
+		(i ? variant->on : vfio_pci_memory_on)(self->device);
 		ASSERT_VIEWS(SIGBUS);
-		(i ? memory_on : variant->on)(self->device);
+		(i ? vfio_pci_memory_on : variant->on)(self->device);
 		ASSERT_VIEWS(0);
 	}
 }
@@ -348,7 +323,7 @@ TEST_F(access_switch, wakeup)
 						      0, page_size);
 	eventfd_t nr;
 
-	if (variant->off != enter_low_power)
+	if (variant->off != vfio_pci_low_power_entry)
 		SKIP(return, "Not low power");
 
 	wakeup = enter_low_power_with_wakeup(self->device, EFD_NONBLOCK);
@@ -364,10 +339,10 @@ TEST_F(access_switch, wakeup)
 	ASSERT_VIEWS(0);
 
 	/* Entered twice, it is left once; the second entry is an error. */
-	enter_low_power(self->device);
+	vfio_pci_low_power_entry(self->device);
 	ASSERT_EQ(-EINVAL, __vfio_pci_low_power_entry(self->device));
 	ASSERT_VIEWS(SIGBUS);
-	exit_low_power(self->device);
+	vfio_pci_low_power_exit(self->device);
 	ASSERT_VIEWS(0);
 }
 
@@ -396,7 +371,7 @@ TEST_F(access_switch, access_before_signal)
 	struct job job;
 	int fd;
 
-	if (variant->off != enter_low_power)
+	if (variant->off != vfio_pci_low_power_entry)
 		SKIP(return, "Not low power");
 
 	fd = enter_low_power_with_wakeup(self->device, 0);
@@ -435,7 +410,7 @@ FIXTURE_VARIANT_ADD(access_reset, af_flr) {
 };
 
 FIXTURE_VARIANT_ADD(access_reset, hot_reset) {
-	.supported = vfio_pci_hot_reset_is_ours, .reset = hot_reset,
+	.supported = vfio_pci_hot_reset_is_ours, .reset = vfio_pci_hot_reset,
 };
 
 FIXTURE_SETUP(access_reset)
@@ -490,8 +465,10 @@ TEST_F(access_reset, access_ended_before)
 		void (*off)(struct vfio_pci_device *device);
 		void (*on)(struct vfio_pci_device *device);
 	} reasons[] = {
-		{ "memory disabled", NULL, memory_off, memory_on },
-		{ "low power", NULL, enter_low_power, exit_low_power },
+		{ "memory disabled", NULL, vfio_pci_memory_off,
+		  vfio_pci_memory_on },
+		{ "low power", NULL, vfio_pci_low_power_entry,
+		  vfio_pci_low_power_exit },
 		{ "D3hot", has_pm, enter_d3hot, NULL },
 	};
 	int i;
@@ -504,7 +481,7 @@ TEST_F(access_reset, access_ended_before)
 		reasons[i].off(self->device);
 		ASSERT_VIEWS(SIGBUS);
 		variant->reset(self->device);
-		if (reasons[i].off == memory_off)
+		if (reasons[i].off == vfio_pci_memory_off)
 			ASSERT_EQ(0, vfio_pci_config_readw(self->device,
 							   PCI_COMMAND) &
 				     PCI_COMMAND_MEMORY);

@@ -248,8 +248,8 @@ static void hot_reset(struct vfio_pci_device *device)
 
 static void low_power(struct vfio_pci_device *device)
 {
-	VFIO_ASSERT_EQ(__vfio_pci_low_power_entry(device), 0);
-	VFIO_ASSERT_EQ(__vfio_pci_low_power_exit(device), 0);
+	vfio_pci_low_power_entry(device);
+	vfio_pci_low_power_exit(device);
 }
 
 /*

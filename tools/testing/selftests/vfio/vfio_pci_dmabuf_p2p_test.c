@@ -169,41 +169,16 @@ TEST_F(dmabuf_p2p, dmabuf)
 	ASSERT_EQ(-ENODEV, MAP(other, PART_SIZE));
 }
 
-static void memory_off(struct vfio_pci_device *device)
-{
-	vfio_pci_cmd_clear(device, PCI_COMMAND_MEMORY);
-}
-
-static void memory_on(struct vfio_pci_device *device)
-{
-	vfio_pci_cmd_set(device, PCI_COMMAND_MEMORY);
-}
-
-static void enter_low_power(struct vfio_pci_device *device)
-{
-	VFIO_ASSERT_EQ(__vfio_pci_low_power_entry(device), 0);
-}
-
-static void exit_low_power(struct vfio_pci_device *device)
-{
-	VFIO_ASSERT_EQ(__vfio_pci_low_power_exit(device), 0);
-}
-
-static void hot_reset(struct vfio_pci_device *device)
-{
-	VFIO_ASSERT_EQ(__vfio_pci_hot_reset(device), 0);
-}
-
 /* How access is lost, and restored if that is an operation of its own */
 static const struct {
 	const char *what;
 	void (*off)(struct vfio_pci_device *device);
 	void (*on)(struct vfio_pci_device *device);
 } losses[] = {
-	{ "memory disable", memory_off, memory_on },
-	{ "low power", enter_low_power, exit_low_power },
+	{ "memory disable", vfio_pci_memory_off, vfio_pci_memory_on },
+	{ "low power", vfio_pci_low_power_entry, vfio_pci_low_power_exit },
 	{ "reset", vfio_pci_device_reset },
-	{ "hot reset", hot_reset },
+	{ "hot reset", vfio_pci_hot_reset },
 };
 
 /* In low power this device is in D0, and it is the IOMMU that ends DMA. */
@@ -213,10 +188,10 @@ static bool dma_is_lost(FIXTURE_DATA(dmabuf_p2p) *self, u64 offset)
 	u32 *mem = (u32 *)self->mem;
 
 	*mem = 0x11111111;
-	enter_low_power(self->device);
+	vfio_pci_low_power_entry(self->device);
 	*ram = 0x22222222;
 	dma(self, self->ram.iova + page_size, self->iova + offset);
-	exit_low_power(self->device);
+	vfio_pci_low_power_exit(self->device);
 	return *mem == 0x11111111;
 }
 
@@ -278,12 +253,12 @@ TEST_F(dmabuf_p2p, mapped_while_lost)
 	}
 
 	/* Permanently is different */
-	memory_off(self->device);
+	vfio_pci_memory_off(self->device);
 	ASSERT_EQ(0, MAP(vaddr, PART_SIZE));
 	vfio_pci_dmabuf_revoke(self->device, fd);
 	ASSERT_EQ(-ENODEV, map(self->iommu, vaddr, PART_SIZE,
 			       self->iova + PART_SIZE, true));
-	memory_on(self->device);
+	vfio_pci_memory_on(self->device);
 	ASSERT_FALSE(dma_reaches(self, 0, self->mem));
 }
 
@@ -346,14 +321,14 @@ TEST_F(dmabuf_p2p, device_closed)
 	dmabuf_test_reopen(self->iommu, &self->device);
 	self->mem = self->device->bars[self->bar].vaddr + PART_OFFSET;
 	ASSERT_FALSE(dma_reaches(self, 0, self->mem));
-	memory_off(self->device);
-	memory_on(self->device);
+	vfio_pci_memory_off(self->device);
+	vfio_pci_memory_on(self->device);
 	ASSERT_FALSE(dma_reaches(self, 0, self->mem));
 	ASSERT_EQ(0, unmap(self, PART_SIZE));
 
 	/* While access is lost */
 	ASSERT_EQ(0, MAP(self->mem, PART_SIZE));
-	memory_off(self->device);
+	vfio_pci_memory_off(self->device);
 	dmabuf_test_reopen(self->iommu, &self->device);
 	self->mem = self->device->bars[self->bar].vaddr + PART_OFFSET;
 	ASSERT_FALSE(dma_reaches(self, 0, self->mem));
@@ -466,10 +441,10 @@ TEST_F(dmabuf_p2p, before_attach)
 
 	/* The first device is attached while access is lost. */
 	vfio_pci_device_cleanup(self->edu);
-	memory_off(self->device);
+	vfio_pci_memory_off(self->device);
 	self->edu = vfio_pci_device_init(edu_bdf, iommu);
 	edu_init(self);
-	memory_on(self->device);
+	vfio_pci_memory_on(self->device);
 	ASSERT_TRUE(dma_reaches(self, 0, self->mem + page_size));
 	ASSERT_TRUE(dma_reaches(self, PART_SIZE, self->mem));
 }
@@ -498,9 +473,9 @@ TEST_F(dmabuf_p2p, unmapped)
 	if (self->iommu->iommufd)
 		copy_mapping(self, self->iommu->ioas_id, self->iova,
 			     self->iova + PART_SIZE, PART_SIZE);
-	memory_off(self->device);
+	vfio_pci_memory_off(self->device);
 	ASSERT_EQ(0, unmap(self, PART_SIZE));
-	memory_on(self->device);
+	vfio_pci_memory_on(self->device);
 	ASSERT_FALSE(dma_reaches(self, 0, self->mem));
 	if (self->iommu->iommufd)
 		ASSERT_TRUE(dma_reaches(self, PART_SIZE, self->mem));
@@ -539,16 +514,16 @@ TEST_F(dmabuf_p2p, domains)
 		SKIP(return, "One IOAS only");
 
 	ASSERT_EQ(0, MAP(self->mem, PART_SIZE));
-	memory_off(self->device);
+	vfio_pci_memory_off(self->device);
 	other = copy_ioas(self);
 	attach(self->edu, other);
-	memory_on(self->device);
+	vfio_pci_memory_on(self->device);
 	ASSERT_TRUE(dma_reaches(self, 0, self->mem));
 	ASSERT_TRUE(dma_is_lost(self, 0));
 
-	memory_off(self->device);
+	vfio_pci_memory_off(self->device);
 	attach(self->edu, self->iommu->ioas_id);
-	memory_on(self->device);
+	vfio_pci_memory_on(self->device);
 	ASSERT_TRUE(dma_reaches(self, 0, self->mem));
 	ASSERT_TRUE(dma_is_lost(self, 0));
 }
@@ -559,8 +534,8 @@ static int switch_main(void *arg, int fd)
 	FIXTURE_DATA(dmabuf_p2p) *self = arg;
 
 	while (!READ_ONCE(self->stop)) {
-		enter_low_power(self->device);
-		exit_low_power(self->device);
+		vfio_pci_low_power_entry(self->device);
+		vfio_pci_low_power_exit(self->device);
 	}
 	return 0;
 }
