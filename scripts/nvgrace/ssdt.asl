@@ -4,18 +4,25 @@
 // below 4 GiB, as integers have 32 bits in the tables of QEMU
 DefinitionBlock ("", "SSDT", 2, "VFIO", "NVGRACE", 1)
 {
-    External (\_SB.PCI0.S18.S00, DeviceObj)
+    External (\_SB.PCI0, DeviceObj)
 
-    Scope (\_SB.PCI0.S18.S00)
+    /* Without hotplug QEMU describes neither the root port nor the device */
+    Device (\_SB.PCI0.NVRP)
     {
-        Name (_DSD, Package ()
+        Name (_ADR, 0x00030000)
+
+        Device (NVGP)
         {
-            ToUUID ("daffd814-6eba-4d8c-8a91-bc9bbf4aa301"),
-            Package ()
+            Name (_ADR, Zero)
+            Name (_DSD, Package ()
             {
-                Package () { "nvidia,gpu-mem-base-pa", 0x10000000 },
-                Package () { "nvidia,gpu-mem-size", 0x60000000 },
-            }
-        })
+                ToUUID ("daffd814-6eba-4d8c-8a91-bc9bbf4aa301"),
+                Package ()
+                {
+                    Package () { "nvidia,gpu-mem-base-pa", 0x10000000 },
+                    Package () { "nvidia,gpu-mem-size", 0x60000000 },
+                }
+            })
+        }
     }
 }
