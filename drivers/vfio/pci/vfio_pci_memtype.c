@@ -52,16 +52,6 @@ static bool vfio_pci_wc_supported(void)
 	return arch_can_pci_mmap_wc() && pgprot_val(wc) != pgprot_val(uc);
 }
 
-/* Would a mapping of the page that asks for @type be write-combining? */
-static bool vfio_pci_page_is_wc(phys_addr_t phys, enum vfio_pci_memtype type)
-{
-	pgprot_t wc = vfio_pci_memtype_pgprot(VFIO_PCI_MEMTYPE_WC, PAGE_KERNEL);
-	pgprot_t prot = vfio_pci_memtype_pgprot(type, PAGE_KERNEL);
-
-	pfnmap_setup_cachemode_pfn(PHYS_PFN(phys), &prot);
-	return pgprot_val(prot) == pgprot_val(wc);
-}
-
 /*
  * The PCI core maps the MSI-X table when interrupts are enabled, and relies on
  * the order of its writes.
@@ -139,33 +129,23 @@ static void vfio_pci_wc_free_memtype(const struct vfio_pci_wc *wc, u32 nr)
 /*
  * Ranges that overlap, here or in other reservations, stay write-combining
  * until all of them are freed.
+ *
+ * Return: 1 if the pages have the memory type now, 0 if each mapping has its
+ * own, or a negative errno
  */
 static int vfio_pci_wc_reserve_memtype(const struct vfio_pci_wc *wc)
 {
-	int ret;
+	int ret = 0;
 	u32 i;
 
 	for (i = 0; i < wc->ranges.nr; i++) {
-		ret = arch_io_reserve_memtype_wc(wc->vec[i].paddr,
-						 wc->vec[i].len);
-		if (ret)
-			goto err_free;
-
-		/*
-		 * Where the range, or a part of it, is reserved as uncached,
-		 * that is what all of it is now.
-		 */
-		if (!vfio_pci_page_is_wc(wc->vec[i].paddr,
-					 VFIO_PCI_MEMTYPE_WC)) {
-			ret = -EBUSY;
-			i++;
-			goto err_free;
+		ret = arch_io_try_reserve_memtype_wc(wc->vec[i].paddr,
+						     wc->vec[i].len);
+		if (ret < 0) {
+			vfio_pci_wc_free_memtype(wc, i);
+			break;
 		}
 	}
-	return 0;
-
-err_free:
-	vfio_pci_wc_free_memtype(wc, i);
 	return ret;
 }
 
@@ -213,7 +193,6 @@ int vfio_pci_wc_reserve(struct vfio_pci_core_device *vdev, unsigned int bar,
 			struct vfio_pci_wc *wc)
 {
 	struct vfio_pci_dma_bufs *bufs = vdev->dma_bufs;
-	bool of_page;
 	int ret;
 
 	lockdep_assert_held_write(&vdev->memory_lock);
@@ -227,14 +206,13 @@ int vfio_pci_wc_reserve(struct vfio_pci_core_device *vdev, unsigned int bar,
 	spin_unlock(&bufs->lock);
 
 	ret = vfio_pci_wc_reserve_in_bar(vdev, bar, wc);
-	if (ret) {
+	if (ret < 0) {
 		vfio_pci_wc_unlist(bufs, wc);
 		return ret;
 	}
 
-	of_page = vfio_pci_page_is_wc(wc->vec[0].paddr, VFIO_PCI_MEMTYPE_UC);
 	spin_lock(&bufs->lock);
-	wc->of_page = of_page;
+	wc->of_page = ret;
 	spin_unlock(&bufs->lock);
 	return 0;
 }

@@ -3,8 +3,14 @@
  * BARs and DMABUFs, mapped for DMA by an address in a mapping, as memory is.
  * The DMA engine of QEMU's edu, $VFIO_EDU_BDF, accesses the memory of ivshmem.
  */
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 
 #include <linux/iommufd.h>
 #include <linux/sizes.h>
@@ -222,6 +228,81 @@ TEST_F(dmabuf_p2p, restored)
 	}
 	for (j = 0; j < nr; j++)
 		ASSERT_TRUE(dma_is_lost(self, offsets[j]));
+}
+
+#define MEMCG "/sys/fs/cgroup/vfio_p2p"
+
+static bool memcg_make(void)
+{
+	write_file("/sys/fs/cgroup/cgroup.subtree_control", O_WRONLY, "+memory");
+	mkdir(MEMCG, 0755);
+	return !access(MEMCG "/memory.stat", R_OK);
+}
+
+/* Bytes of page tables of an IOMMU that are charged to the memory cgroup */
+static u64 charged(void)
+{
+	FILE *stat = fopen(MEMCG "/memory.stat", "r");
+	char line[128];
+	u64 bytes = 0;
+
+	VFIO_ASSERT_NOT_NULL(stat);
+	while (fgets(line, sizeof(line), stat))
+		sscanf(line, "sec_pagetables %lu", &bytes);
+	fclose(stat);
+	return bytes;
+}
+
+/* The statistics are some seconds late. */
+static bool wait_charged(bool less, u64 than)
+{
+	int i;
+
+	for (i = 0; (charged() < than) != less; i++) {
+		if (i == 100)
+			return false;
+		usleep(100000);
+	}
+	return true;
+}
+
+/*
+ * Page tables are charged to the process that maps, also when the owner restores
+ * the mapping. IOVA and memory have no large page in common.
+ */
+TEST_F(dmabuf_p2p, charged)
+{
+	u64 size = self->bar_size - page_size, all;
+	iova_t iova;
+	pid_t pid;
+	int fd;
+
+	if (!self->iommu->iommufd)
+		SKIP(return, "The same as with iommufd");
+	if (!memcg_make())
+		SKIP(return, "No memory cgroup");
+
+	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
+					  self->bar_size);
+	iova = iova_allocator_alloc(self->iova_allocator, self->bar_size);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		write_file(MEMCG "/cgroup.procs", O_WRONLY, "0");
+		iommu_map_file(self->iommu, fd, page_size, size, iova);
+		raise(SIGSTOP);
+		_exit(0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, NULL, WUNTRACED));
+	ASSERT_TRUE(wait_charged(false, size / page_size * sizeof(u64)));
+	all = charged();
+
+	vfio_pci_memory_off(self->device);
+	ASSERT_TRUE(wait_charged(true, all));
+	vfio_pci_memory_on(self->device);
+	ASSERT_TRUE(wait_charged(false, all));
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
 }
 
 /* Mapped while access is lost: empty until it is restored */
