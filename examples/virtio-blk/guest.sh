@@ -7,4 +7,4 @@ for bdf in *; do
 done
 echo vfio-pci > "$bdf/driver_override"
 echo "$bdf" > /sys/bus/pci/drivers_probe
-exec /exec/virtio-blk "$bdf"
+exec /exec/virtio-blk "/dev/vfio/devices/$(ls "$bdf/vfio-dev")"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* What the owner of a virtio-blk device and its clients have in common */
 #define _GNU_SOURCE
+#include <err.h>
 #include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -8,7 +9,6 @@
 #include <string.h>
 #include <unistd.h>
 #include <sys/mman.h>
-
 #include <linux/types.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ring.h>
@@ -17,21 +17,18 @@
 #define BLOCK		4096
 #define BLOCKS		1024	/* per queue: agreed on, nothing enforces that */
 
+#define map_shared(fd, size, offset) \
+	mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset)
+
 /* For what returns a number or an address */
 #define must(call) ({					\
 	typeof(call) __ret = (call);			\
-							\
-	if ((long)__ret < 0) {				\
-		perror(#call);				\
-		exit(EXIT_FAILURE);			\
-	}						\
+	if ((long)__ret < 0)				\
+		err(EXIT_FAILURE, #call);		\
 	__ret;						\
 })
 
-/*
- * All that the device reads and writes by DMA for one queue: a memfd of the client, so
- * that no other process can map it, and the owner need not trust what is in it.
- */
+/* All of a queue's DMA: a memfd of its client. No other client can map it. */
 struct queue_mem {
 	struct vring_desc desc[QUEUE_SIZE];
 	__u16 avail_flags, avail_idx, avail_ring[QUEUE_SIZE];
@@ -41,6 +38,8 @@ struct queue_mem {
 	__u8 status;
 	__u64 data[BLOCK / 8] __attribute__((aligned(BLOCK)));
 };
+
+#define offset(member)	offsetof(struct queue_mem, member)
 
 struct queue {
 	volatile struct queue_mem *mem;
@@ -67,18 +66,15 @@ struct msg {
 	__u64 iova, count, ns, errors;
 };
 
-/* In queue.c */
+/* In client.c */
 __u64 now_ns(void);
 void work(struct queue *q, __u32 seed, struct msg *sum);
 void send_msg(int sock, const struct msg *msg, int fd);
 struct msg recv_msg(int sock, int *fd, int timeout_ms);
-
-/* In client.c */
 int client_main(int sock, unsigned int uid);
 
 /* In device.c; there is one device */
-void device_open(const char *bdf);
-int device_start(void);
+void device_open(const char *path);
 void device_close(void);
 volatile __u16 *doorbell(int queue);
 int queue_share(struct queue *q, int memfd);
