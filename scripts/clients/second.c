@@ -186,7 +186,7 @@ static void peer_to_peer(const char *when, volatile uint32_t *regs, void *at,
 static void nvme_blocks(uint64_t nonce, uint64_t run)
 {
 	enum { SIZE = 65536, BLOCKS = 64 };
-	int fd, i, tries = 100;
+	int fd, i, tries = 600;
 	uint64_t *block;
 
 	while ((fd = open("/dev/nvme0n1", O_RDWR | O_DIRECT)) < 0 && --tries)
