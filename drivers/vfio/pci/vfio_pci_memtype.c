@@ -171,7 +171,7 @@ static void vfio_pci_wc_unlist(struct vfio_pci_dma_bufs *bufs,
 	spin_lock(&bufs->lock);
 	list_del(&wc->elm);
 	spin_unlock(&bufs->lock);
-	bufs->nr_wc_ranges -= wc->ranges.nr;
+	WRITE_ONCE(bufs->nr_wc_ranges, bufs->nr_wc_ranges - wc->ranges.nr);
 }
 
 /**
@@ -200,7 +200,7 @@ int vfio_pci_wc_reserve(struct vfio_pci_core_device *vdev, unsigned int bar,
 	if (wc->ranges.nr > VFIO_PCI_MAX_WC_RANGES - bufs->nr_wc_ranges)
 		return -ENOSPC;
 
-	bufs->nr_wc_ranges += wc->ranges.nr;
+	WRITE_ONCE(bufs->nr_wc_ranges, bufs->nr_wc_ranges + wc->ranges.nr);
 	spin_lock(&bufs->lock);
 	list_add(&wc->elm, &bufs->wc);
 	spin_unlock(&bufs->lock);

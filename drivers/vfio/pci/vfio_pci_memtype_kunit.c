@@ -15,7 +15,9 @@ MODULE_IMPORT_NS("EXPORTED_FOR_KUNIT_TESTING");
 
 #define BAR		2
 #define BAR_START	SZ_1G
-#define TABLE_OFFSET	(2 * PAGE_SIZE + 64)
+/* The end of page 2 and the start of page 3 */
+#define TABLE_OFFSET	(3 * PAGE_SIZE - 64)
+#define TABLE_SIZE	SZ_1K
 
 struct memtype_test {
 	struct vfio_pci_core_device *vdev;
@@ -125,7 +127,7 @@ static int memtype_init(struct kunit *test)
 		return -ENOMEM;
 
 	t->vdev->msix_offset = TABLE_OFFSET;
-	t->vdev->msix_size = PAGE_SIZE;
+	t->vdev->msix_size = TABLE_SIZE;
 	t->res = &t->vdev->pdev->resource[BAR];
 	t->res->start = BAR_START;
 	t->res->end = BAR_START + SZ_1M - 1;

@@ -223,7 +223,7 @@ static void ranges_merged(struct kunit *test)
 	for (i = 0; i < 512; i++)
 		push_range(t, 0x200 + i, 1);
 	finish(t);
-	vma.vm_end = vma.vm_start + SZ_2M;
+	vma.vm_end = vma.vm_start + 512 * PAGE_SIZE;
 
 	KUNIT_EXPECT_EQ(test, t->ranges.nr, 1);
 	KUNIT_EXPECT_EQ(test, 0, vfio_pci_ranges_find_pfn(&t->ranges, &vma, 0,
@@ -283,11 +283,12 @@ static void ranges_wild_pgoff(struct kunit *test)
 /* Two VMAs, of which one lies at each end of what can be mapped */
 static void ranges_vma_edges(struct kunit *test)
 {
+	const unsigned long size = 512 * PAGE_SIZE;
 	struct ranges_test *t = test->priv;
-	struct vm_area_struct low = { .vm_end = SZ_2M };
+	struct vm_area_struct low = { .vm_end = size };
 	struct vm_area_struct high = {
-		.vm_start = ALIGN_DOWN(ULONG_MAX, SZ_2M) - SZ_2M,
-		.vm_end = ALIGN_DOWN(ULONG_MAX, SZ_2M),
+		.vm_start = ALIGN_DOWN(ULONG_MAX, size) - size,
+		.vm_end = ALIGN_DOWN(ULONG_MAX, size),
 	};
 	unsigned int order;
 
@@ -297,7 +298,7 @@ static void ranges_vma_edges(struct kunit *test)
 
 	for (order = 0; order <= MAX_ORDER; order++) {
 		compare(test, &low, 0, 0, order);
-		compare(test, &low, 0, SZ_2M - PAGE_SIZE, order);
+		compare(test, &low, 0, size - PAGE_SIZE, order);
 		if (order > 9)
 			continue; /* the reference would wrap around */
 		compare(test, &high, 0, high.vm_start, order);

@@ -258,7 +258,7 @@ static int zerocopy_send(struct attempt *a)
 	VFIO_ASSERT_EQ(bind(fd, (struct sockaddr *)&addr, len), 0);
 	VFIO_ASSERT_EQ(getsockname(fd, (struct sockaddr *)&addr, &len), 0);
 	VFIO_ASSERT_EQ(connect(fd, (struct sockaddr *)&addr, len), 0);
-	ret = result(send(fd, client.map[a->target], page_size, MSG_ZEROCOPY));
+	ret = result(send(fd, client.map[a->target], SZ_4K, MSG_ZEROCOPY));
 	close_assert(fd);
 	return ret;
 }
@@ -311,6 +311,8 @@ static void edu_start(void)
 
 static int map_slice(void *data, const int *fds)
 {
+	/* Large pages of 512 MiB do not fit */
+	bool large = pmd_size_get() <= SLICE_SIZE;
 	int fd = dup(fds[0]);
 
 	client.fd = fd;
@@ -319,7 +321,8 @@ static int map_slice(void *data, const int *fds)
 	client.map[LARGE] = mmap_shared_aligned(fd, 0, SLICE_SIZE, SZ_2M, 0);
 	VFIO_ASSERT_EQ(try_touch(client.map[SMALL]), 0);
 	VFIO_ASSERT_EQ(faults_to_touch(client.map[LARGE], SLICE_SIZE,
-				       page_size), 1);
+				       page_size),
+		       large ? 1 : SLICE_SIZE / page_size);
 	return 0;
 }
 

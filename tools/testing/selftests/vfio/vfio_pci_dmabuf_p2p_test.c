@@ -383,6 +383,11 @@ TEST_F(dmabuf_p2p, d3hot)
 	nvme = vfio_pci_device_init(bdf, self->iommu);
 	version = *(u32 *)(nvme->bars[0].vaddr + 8);
 	ASSERT_NE(0, version);
+	if (nvme->bars[0].info.size < page_size) {
+		/* There could be another BAR in the rest of the page. */
+		ASSERT_EQ(-EFAULT, MAP(nvme->bars[0].vaddr, page_size));
+		SKIP(return, "BAR smaller than a page");
+	}
 	ASSERT_EQ(0, MAP(nvme->bars[0].vaddr, page_size));
 
 	vfio_pci_set_power_state(nvme, PCI_PM_CTRL_STATE_MASK);

@@ -382,12 +382,14 @@ machine_arm64() {
 
 qemu_command() {
 	local nports=0 shm=2G slot=power_controller_present=off
-	local sriov=sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2
-	local append="loglevel=8 panic=-1 panic_on_warn=1
+	local sriov=sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2 panic=1
+	local append="loglevel=8 panic=-1 panic_on_warn=$panic
 		oops=panic hung_task_panic=1
 		rcupdate.rcu_cpu_stall_timeout=60 watchdog_thresh=30
 		sysctl.kernel.panic_on_rcu_stall=1"
 
+	# Data races of the rest of the kernel are reported, too, see judge()
+	! grep -qx CONFIG_KCSAN=y "$build_dir/.config" || panic=0
 	# shellcheck disable=SC2054 # those commas are QEMU's
 	qemu=("$qemu_binary" -nodefaults -no-user-config -display none
 	      -no-reboot -smp "$smp" -m "$mem"
@@ -503,7 +505,11 @@ judge() {
 	found $HANG "hang in the kernel" 'blocked for more than' \
 		'soft lockup' 'hard LOCKUP' \
 		'rcu.*(detected (expedited )?stall|self-detected)'
-	found $SPLAT "splat" '(WARNING|BUG|UBSAN|KASAN|KFENCE|KCSAN):' Oops \
+	# Other functions have data races that are known
+	found $SPLAT "data race" \
+		'KCSAN: .* in .*(vfio|dma_?buf|iopt|iommufd|vmf_insert_pfn)'
+	found $SPLAT "splat" '(WARNING|UBSAN|KASAN|KFENCE):' Oops \
+		'BUG: ([^K]|K[^C])' \
 		'general protection' 'refcount_t:' 'kernel BUG at'
 	found $PANIC "panic" 'Kernel panic'
 	[[ ${status[0]} != 137 || $elapsed -ge $guest_limit ]] ||

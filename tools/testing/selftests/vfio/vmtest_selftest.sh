@@ -123,6 +123,9 @@ Expected 0 (0) == 1 (1)\n#  FAIL  b\nnot ok 2 b' 1
 	recorded "a failed set-up" 78 "setup cannot bind x" "" <<< "$good"
 	console "a splat after ok lines" 74 "BUG: KASAN: slab-use-after-free in x"
 	console "a warning" 74 "WARNING: x at y"
+	console "a data race" 74 \
+		"BUG: KCSAN: data-race in vfio_pci_x / unmap_y"
+	console "a data race of other code" 0 "BUG: KCSAN: data-race in x / y"
 	console "a lockdep report" 75 \
 		"WARNING: possible circular locking dependency detected"
 	console "a sleep in atomic context" 74 \
@@ -185,7 +188,7 @@ EOT
 }
 
 ktap_print_header
-ktap_set_plan 52
+ktap_set_plan 54
 recorded_runs
 real_runs
 ktap_finished
