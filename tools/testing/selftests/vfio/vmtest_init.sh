@@ -33,6 +33,8 @@ verdict() {
 	sync
 	stty -F /dev/ttyS2 -opost	# sets it when the output has drained
 	echo "$*" > /dev/ttyS1
+	# After a sleep QEMU 7.2 does not power off, and on reboot it ends as well
+	[ -z "$VFIO_SELFTESTS_SLEEP" ] || reboot -f
 	poweroff -f
 }
 
