@@ -15,7 +15,7 @@ export SYSROOT := $(BUILD)/sysroot-arm64
 endif
 
 .PHONY: help deps tree refresh refresh-check kernel demo test check series \
-	bench nvgrace example clients model guest shell clean
+	bench nvgrace example clients deb deb-guest model guest shell clean
 
 help:
 	@cat scripts/help.txt
@@ -64,6 +64,10 @@ clients: tree
 	@scripts/deps mmdebstrap squashfs-tools-ng
 	@scripts/clients/run
 
+deb deb-guest: tree
+	@scripts/deps debhelper kmod rsync cpio libssl-dev mmdebstrap e2fsprogs
+	@scripts/deb/run $(@:deb-%=%)
+
 model:
 	@scripts/deps spin
 	@scripts/model/run
@@ -73,4 +77,4 @@ bench: tree
 	@scripts/bench/run
 
 clean:
-	rm -rf $(addprefix $(BUILD)/,kernel kernel-debug demo bench check nvgrace virtio-blk clients model)
+	rm -rf $(addprefix $(BUILD)/,kernel kernel-debug demo bench check nvgrace virtio-blk clients deb model)

@@ -427,6 +427,9 @@ qemu_command() {
 		qemu+=(-device "pxb-pcie,id=pxb,bus_nr=64,bypass_iommu=on")
 		device bochs-display,vgamem=16M pxb
 	fi
+	[[ $icount -eq 1 || $mode = shell ]] ||
+		qemu+=(-chardev "pipe,id=monitor,path=$workspace/monitor"
+		       -mon chardev=monitor)
 	# shellcheck disable=SC2206 # a list of arguments
 	qemu+=(${EXTRA_QEMU-})
 	qemu+=(-kernel "$build_dir/$image"
@@ -457,11 +460,52 @@ read_ktap() {
 			-v conditions="$conditions" -f "$test_dir/vmtest_ktap.awk"
 }
 
+# QEMU before 8.2 loses a store to the local APIC that meets a change of the memory map,
+# as when a device's memory is enabled on another CPU. If the store was an EOI, that CPU
+# gets no more interrupts: it is halted while one is in service.
+lost_eoi() {
+	awk '/^CPU#/ { cpu = substr($1, 5) }
+	     /HLT=/ { halted[cpu] = /HLT=1/ }
+	     /local APIC state for CPU/ { cpu = $NF }
+	     /^ISR/ && halted[cpu] && $2 ~ /^[0-9]/ { lost = 1 }
+	     END { exit !lost }' "$workspace/monitor.log" 2> /dev/null
+}
+
+ask_monitor() {
+	local cpu line
+
+	echo "info registers -a"
+	for ((cpu = 0; cpu < smp; cpu++)); do
+		echo "info lapic $cpu"
+	done
+	while read -r -t 2 line; do
+		echo "${line%$'\r'}"
+	done > "$workspace/monitor.log"
+}
+
+# Ends QEMU when the guest is dead: a CPU gets no interrupts, or nothing has come for
+# longer than the guest lets a program run
+watch_guest() {
+	local size=0 now last=$SECONDS line
+
+	while ! { lost_eoi && ask_monitor && lost_eoi; }; do
+		now=$(cat "$workspace"/{console,output}.log 2> /dev/null | wc -c)
+		[ "$now" = "$size" ] || { size=$now; last=$SECONDS; }
+		if [ "$mode" = tests ] && [ $((SECONDS - last)) -gt $((limit + 60)) ]; then
+			echo $((SECONDS - last)) > "$workspace/silent"
+			break
+		fi
+		read -r -t 10 line	# a sleep without a process
+		ask_monitor
+	done
+	echo quit
+}
+
 run_guest() {
-	local input=/dev/null
+	local input=/dev/null watch=""
 
 	cp "$build_dir/.config" "$workspace/config"
-	rm -f "$workspace"/{console.log,verdict,output.log,ktap.log}
+	rm -f "$workspace"/{console.log,verdict,output.log,ktap.log,silent,monitor.*}
 	if [ "$mode" = shell ]; then
 		input=/dev/stdin
 	elif [ $icount -eq 0 ]; then	# or time is not the same each time
@@ -469,6 +513,9 @@ run_guest() {
 		# and the guest waits to send more, until it receives a byte.
 		exec {kick}< <(while sleep 2 && echo; do :; done 2> /dev/null)
 		input=/dev/fd/$kick
+		mkfifo "$workspace"/monitor.{in,out}
+		watch_guest <> "$workspace/monitor.out" 1<> "$workspace/monitor.in" 2> /dev/null &
+		watch=$!
 	fi
 	elapsed=$SECONDS
 	timeout --foreground -k 10 "$guest_limit" "${qemu[@]}" \
@@ -476,6 +523,7 @@ run_guest() {
 	status=("${PIPESTATUS[@]}")
 	elapsed=$((SECONDS - elapsed))
 	[ -z "${kick-}" ] || exec {kick}<&-
+	[ -z "$watch" ] || { kill $watch; wait $watch; } 2> /dev/null
 }
 
 # found STATUS WHAT PATTERN...: end with STATUS if the console has one of them
@@ -495,6 +543,7 @@ judge() {
 
 	[ -s "$workspace/console.log" ] ||
 		die $SETUP_FAILED "QEMU did not start: $(cat "$workspace/qemu.log")"
+	! lost_eoi || die $HANG "QEMU has lost an interrupt, see $workspace/monitor.log"
 	found $LOCKDEP "lockdep report" \
 		'possible (circular|recursive|irq lock|deadlock)' \
 		'WARNING: (suspicious RCU|inconsistent lock|bad unlock)' \
@@ -514,6 +563,8 @@ judge() {
 	found $PANIC "panic" 'Kernel panic'
 	[[ ${status[0]} != 137 || $elapsed -ge $guest_limit ]] ||
 		die $NO_VERDICT "QEMU was killed after $elapsed s: no memory?"
+	[ ! -e "$workspace/silent" ] ||
+		die $HANG "no output for $(cat "$workspace/silent") s"
 	[[ ${status[0]} != 124 && ${status[0]} != 137 ]] ||
 		die $HANG "time is over after $guest_limit s"
 	verdict=$(tr -d '\r' < "$workspace/verdict")

@@ -65,6 +65,15 @@ console() {
 	recorded "$1" "$2" "$ok" "[    9.9] $3" <<< "$good"
 }
 
+# monitor NAME STATUS HALTED INTERRUPT-IN-SERVICE: what QEMU says of the second CPU
+monitor() {
+	printf '%s\n' "CPU#0" "CPL=0 HLT=1" "CPU#1" "CPL=0 HLT=$3" \
+		"dumping local APIC state for CPU 0 " "ISR	 (none)" \
+		"dumping local APIC state for CPU 1 " "ISR	 $4 " > "$tmp/monitor.log"
+	recorded "$1" "$2" "$ok" "" <<< "$good"
+	rm "$tmp/monitor.log"
+}
+
 # shows NAME LINES: the last run printed LINES, and no more than 20 before a result
 shows() {
 	local line
@@ -133,6 +142,12 @@ Expected 0 (0) == 1 (1)\n#  FAIL  b\nnot ok 2 b' 1
 	console "a hung task" 77 "INFO: task x:1 blocked for more than 120 seconds."
 	console "a stall" 77 "rcu: INFO: rcu_preempt self-detected stall on CPU"
 	console "a panic in the log" 73 "Kernel panic - not syncing: x"
+	monitor "a CPU without interrupts" 77 1 251
+	monitor "a CPU in an interrupt" 0 0 251
+	monitor "a CPU that is idle" 0 1 "(none)"
+	echo 361 > "$tmp/silent"
+	recorded "a guest that is silent" 77 "" "" <<< "$good"
+	rm "$tmp/silent"
 }
 
 program() {
@@ -188,7 +203,7 @@ EOT
 }
 
 ktap_print_header
-ktap_set_plan 54
+ktap_set_plan 58
 recorded_runs
 real_runs
 ktap_finished
