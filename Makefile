@@ -65,7 +65,7 @@ clients: tree
 	@scripts/clients/run
 
 deb deb-guest: tree
-	@scripts/deps debhelper kmod rsync cpio libssl-dev mmdebstrap e2fsprogs
+	@scripts/deps cpio debhelper e2fsprogs kmod libdw-dev libssl-dev mmdebstrap rsync
 	@scripts/deb/run $(@:deb-%=%)
 
 model:

@@ -17,10 +17,7 @@
 
 #include "vfio_pci_priv.h"
 
-/*
- * The architecture allocates a record per range which is not accounted: limit
- * of a device. The limit of a DMABUF is that of struct vfio_pci_wc.
- */
+/* Of a device: what the architecture allocates per range is not accounted */
 #define VFIO_PCI_MAX_WC_RANGES	4096
 
 /**
@@ -102,8 +99,8 @@ EXPORT_SYMBOL_IF_KUNIT(vfio_pci_wc_possible);
  * vfio_pci_wc_alloc() - prepare a reservation of pages
  * @ranges: the pages, which are copied
  *
- * Return: the reservation, to be freed by kfree() as long as
- * vfio_pci_wc_reserve() has not succeeded, or NULL
+ * Return: the reservation, to be freed by kfree() as long as vfio_pci_wc_add()
+ * has not succeeded, or NULL
  */
 struct vfio_pci_wc *vfio_pci_wc_alloc(const struct vfio_pci_ranges *ranges)
 {
@@ -149,7 +146,10 @@ static int vfio_pci_wc_reserve_memtype(const struct vfio_pci_wc *wc)
 	return ret;
 }
 
-/* If the kernel's own mapping of the BAR is in the way, drop it */
+/*
+ * If the kernel's own mapping of the BAR is in the way, drop it. It stays dropped,
+ * also if the reservation fails then.
+ */
 static int vfio_pci_wc_reserve_in_bar(struct vfio_pci_core_device *vdev,
 				      unsigned int bar, struct vfio_pci_wc *wc)
 {
@@ -175,25 +175,15 @@ static void vfio_pci_wc_unlist(struct vfio_pci_dma_bufs *bufs,
 }
 
 /**
- * vfio_pci_wc_reserve() - make pages write-combining
+ * vfio_pci_wc_add() - map no more large pages that contain one of these pages
  * @vdev: the device, memory_lock held for writing
- * @bar: index of the BAR, whose resource is claimed
- * @wc: the pages, all in that BAR
+ * @wc: the pages, which are about to be reserved
  *
- * Faults go on. From the start of this function they map no large pages that
- * contain a page of @wc, and from its end small ones with the new type. If
- * @wc->of_page is set on success, the caller has to unmap what was mapped
- * before.
- *
- * Return: 0; -ENOSPC if the device has too many ranges; -EBUSY if a page is in
- * use with another type; -EOPNOTSUPP if a driver in the kernel uses the BAR; or
- * -ENOMEM
+ * Return: 0, or -ENOSPC if the device has too many ranges
  */
-int vfio_pci_wc_reserve(struct vfio_pci_core_device *vdev, unsigned int bar,
-			struct vfio_pci_wc *wc)
+int vfio_pci_wc_add(struct vfio_pci_core_device *vdev, struct vfio_pci_wc *wc)
 {
 	struct vfio_pci_dma_bufs *bufs = vdev->dma_bufs;
-	int ret;
 
 	lockdep_assert_held_write(&vdev->memory_lock);
 
@@ -204,13 +194,35 @@ int vfio_pci_wc_reserve(struct vfio_pci_core_device *vdev, unsigned int bar,
 	spin_lock(&bufs->lock);
 	list_add(&wc->elm, &bufs->wc);
 	spin_unlock(&bufs->lock);
+	return 0;
+}
+
+/**
+ * vfio_pci_wc_reserve() - make pages write-combining
+ * @vdev: the device, memory_lock held for writing
+ * @bar: index of the BAR, whose resource is claimed
+ * @wc: the pages, all in that BAR, after vfio_pci_wc_add()
+ *
+ * Faults go on, and map pages with their new type as soon as each is reserved.
+ * If @wc->of_page is set afterwards, the caller has to unmap them: on success
+ * what was mapped before, and on failure what may have been mapped meanwhile.
+ *
+ * Return: 0; -EBUSY if a page is in use with another type; -EOPNOTSUPP if a
+ * driver in the kernel uses the BAR; or -ENOMEM
+ */
+int vfio_pci_wc_reserve(struct vfio_pci_core_device *vdev, unsigned int bar,
+			struct vfio_pci_wc *wc)
+{
+	struct vfio_pci_dma_bufs *bufs = vdev->dma_bufs;
+	int ret;
+
+	lockdep_assert_held_write(&vdev->memory_lock);
 
 	ret = vfio_pci_wc_reserve_in_bar(vdev, bar, wc);
-	if (ret < 0) {
-		vfio_pci_wc_unlist(bufs, wc);
+	if (ret < 0)
 		return ret;
-	}
 
+	wc->reserved = true;
 	spin_lock(&bufs->lock);
 	wc->of_page = ret;
 	spin_unlock(&bufs->lock);
@@ -219,14 +231,16 @@ int vfio_pci_wc_reserve(struct vfio_pci_core_device *vdev, unsigned int bar,
 
 /**
  * vfio_pci_wc_unreserve() - let faults map pages with their former type
- * @wc: as reserved by vfio_pci_wc_reserve()
+ * @wc: after vfio_pci_wc_reserve(), which may have failed
  *
  * If @wc->of_page is set, the caller has to unmap what is mapped now, before
  * vfio_pci_wc_free().
  */
 void vfio_pci_wc_unreserve(struct vfio_pci_wc *wc)
 {
-	vfio_pci_wc_free_memtype(wc, wc->ranges.nr);
+	if (wc->reserved)
+		vfio_pci_wc_free_memtype(wc, wc->ranges.nr);
+	wc->reserved = false;
 }
 
 /**

@@ -68,9 +68,9 @@ static vm_fault_t vfio_pci_dma_buf_insert(struct vfio_pci_dma_buf *priv,
 
 /*
  * Wait for the end of a reset, or until memory of a driver is ready, which only
- * regions have. As far as the caller of the fault allows, this is done without
- * the lock of the VMA or mm, for other threads to go on. The VMA may be gone
- * afterwards, and the access faults again.
+ * regions have. If the caller of the fault allows a retry, wait without the lock
+ * of the VMA or mm, for other threads to go on: the VMA may be gone afterwards,
+ * and the access faults again.
  *
  * Return: 0 to go on with the fault, or its result
  */
@@ -79,7 +79,8 @@ static vm_fault_t vfio_pci_dma_buf_wait(struct vm_fault *vmf, bool busy)
 	struct vfio_pci_dma_buf *priv = vfio_pci_vma_dma_buf(vmf->vma);
 	/* A device file keeps the device open, and so the region's DMABUF */
 	struct file *file = vmf->vma->vm_private_data ?: vmf->vma->vm_file;
-	bool retry = fault_flag_allow_retry_first(vmf->flags);
+	/* Each time, also after one retry: there may be another reset */
+	bool retry = vmf->flags & FAULT_FLAG_ALLOW_RETRY;
 	int ret;
 
 	if (retry && (vmf->flags & FAULT_FLAG_RETRY_NOWAIT))
@@ -266,12 +267,13 @@ int vfio_pci_dma_buf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 		return -EINVAL;
 	if (!vfio_pci_dma_buf_covers(priv, vma))
 		return -EINVAL;
-	/* Of memory outside of BARs only importers know the attributes */
+	/* A driver may map its memory with other attributes than a BAR's */
 	if (!priv->in_bar)
 		return -EOPNOTSUPP;
 	if (READ_ONCE(priv->state) == VFIO_PCI_MEM_DEAD)
 		return -ENODEV;
 
+	/* The VMA may be that of a driver which calls dma_buf_mmap() */
 	vma->vm_private_data = NULL;
 	vfio_pci_dma_buf_set_vma(priv, vma);
 	return 0;
@@ -305,10 +307,10 @@ int vfio_pci_dma_buf_mmap_region(struct vfio_pci_core_device *vdev,
 		return -EINVAL;
 
 	vfio_pci_dma_buf_set_vma(dmabuf->priv, vma);
-	/* The VMA keeps its reference to the device file, see .close */
-	get_dma_buf(dmabuf);
-	vma->vm_private_data = vma->vm_file;
-	vma->vm_file = dmabuf->file;
+	/* Keeps the device open, see .close */
+	vma->vm_private_data = get_file(vma->vm_file);
+	/* vdev->dma_bufs has a reference, so the DMABUF has its file */
+	vma_set_file(vma, dmabuf->file);
 	return 0;
 }
 
