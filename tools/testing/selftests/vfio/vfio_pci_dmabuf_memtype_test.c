@@ -131,13 +131,17 @@ static int export_type(FIXTURE_DATA(memtype) *self, u32 type, u64 offset,
 }
 
 /*
- * The write-combining of a closed buffer ends soon. An export of another one waits
- * for that.
+ * The write-combining of closed buffers ends soon. There is no other one: wait, and
+ * with another export for the end of what is done then.
  */
 static void end_closed(FIXTURE_DATA(memtype) *self)
 {
-	int fd = export_type(self, WC, 4 * pmd_size, page_size);
+	int fd, ms;
 
+	for (ms = 0; TYPE_OF_PAGE && ms < JOB_ENDS_MS &&
+		     nr_wc_memtypes(self->start, self->end); ms++)
+		usleep(1000);
+	fd = export_type(self, WC, 4 * pmd_size, page_size);
 	vfio_pci_dmabuf_revoke(self->device, fd);
 	close_assert(fd);
 }
