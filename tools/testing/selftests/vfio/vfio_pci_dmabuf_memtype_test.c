@@ -136,10 +136,10 @@ static int export_type(FIXTURE_DATA(memtype) *self, u32 type, u64 offset,
  */
 static void end_closed(FIXTURE_DATA(memtype) *self)
 {
-	int fd, ms;
+	int fd, ms = 0;
 
-	for (ms = 0; TYPE_OF_PAGE && ms < JOB_ENDS_MS &&
-		     nr_wc_memtypes(self->start, self->end); ms++)
+	while (TYPE_OF_PAGE && nr_wc_memtypes(self->start, self->end) &&
+	       ms++ < JOB_ENDS_MS)
 		usleep(1000);
 	fd = export_type(self, WC, 4 * pmd_size, page_size);
 	vfio_pci_dmabuf_revoke(self->device, fd);
