@@ -22,7 +22,7 @@ loaded() {
 # 4: all tests of the program were skipped
 run_test() {
 	for program; do
-		timeout 900 scripts/run.sh "./vfio_pci_dmabuf_${program}_test"
+		timeout 900 bash scripts/run.sh "./vfio_pci_dmabuf_${program}_test"
 		rc=$?
 		[ $rc -eq 0 ] || return 1
 	done
