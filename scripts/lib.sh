@@ -77,6 +77,22 @@ alive() {
 	return $rc
 }
 
+# step LOG NAME COMMAND...: a check that takes minutes, its log in the folder $out
+# shellcheck disable=SC2154 # out is of those who source this
+step() {
+	local log=$out/$1 name=$2
+	shift 2
+
+	say "$name, log: $log"
+	if alive "$log" "$@"; then
+		ok "$name"
+	else
+		not_ok "$name"
+		excerpt < "$log"
+		return 1
+	fi
+}
+
 tick() {
 	local start=$SECONDS period=60 form="   ... %d:%02d, %d files built, log: %s\n"
 
