@@ -12,6 +12,19 @@ debian_mirror() {
 		grep -E '/debian/?$' | sort -u | head -n 1
 }
 
+# debian_root SUITE TARGET OPTION...: Debian in a folder or tarball, by mmdebstrap from
+# that mirror. It may be a snapshot: its signature counts, not its age.
+debian_root() {
+	local suite=$1 target=$2 mirror
+	shift 2
+
+	mirror=$(debian_mirror)
+	[ -n "$mirror" ] || { echo "apt has no mirror of Debian" >&2; return 1; }
+	mmdebstrap "$@" --aptopt='Acquire::Check-Valid-Until "false"' \
+		--aptopt='Acquire::Retries "3"' "$suite" "$target" \
+		"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main"
+}
+
 # An apt of our own: neither the system's sources nor its state are touched
 setup_apt() {
 	local mirror suite

@@ -136,7 +136,7 @@ void queue_revoke(int dmabuf)
 {
 	struct vfio_pci_dmabuf_revoke revoke = { sizeof(revoke), dmabuf };
 
-	while (ioctl(fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &revoke))
+	while (ioctl(fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &revoke) && errno != EBADFD)
 		must(errno == EINTR ? 0 : -1);
 }
 

@@ -167,7 +167,8 @@ static void serve(int sock, __u64 offset, int ms)
 		printf("0x%llx: client %s\n", offset, poll(&pollfd, 1, ms) ?
 		       "has left" : "is out of time");
 
-	while (ioctl(device_fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &arg))
+	/* EBADFD: a reset meanwhile has completed it */
+	while (ioctl(device_fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &arg) && errno != EBADFD)
 		check(errno == EINTR ? 0 : -1, "revoke");
 	/* Where DMA can outlive the client, end that here. */
 	check(ioctl(iommufd, IOMMU_IOAS_UNMAP, &unmap), "IOMMU_IOAS_UNMAP");

@@ -14,16 +14,16 @@
  * Locks: memory_lock held for writing makes a revoke last until the matching
  * un-revoke. The restore that follows needs it for reading. Inside it nest, one
  * at a time, the resv lock of a DMABUF (importers), i_mmap_rwsem (unmap) and
- * the lock of a DMABUF, and inside the latter vfio_pci_dma_bufs.lock. The revoke
- * of a single DMABUF takes these without memory_lock.
+ * the lock of a DMABUF, and inside the latter vfio_pci_dma_bufs.lock. The
+ * revoke of a single DMABUF takes these without memory_lock.
  *
  * The lock of a DMABUF protects its state. A fault tests the state and inserts
  * the PFN within one hold of it. A revoke changes the state and then unmaps, so
  * either the fault comes first and the unmap finds its PTE, or it comes second
- * and sees the state. Nothing sleeps under the lock, so a page fault of a client
- * does not make the owner of the device wait. The unmap takes i_mmap_rwsem, which
- * mmap(), munmap() and fork() of a client hold for writing, and visits each
- * mapping of the DMABUF.
+ * and sees the state. Nothing sleeps under the lock, so a page fault of a
+ * client does not make the owner of the device wait. The unmap takes
+ * i_mmap_rwsem, which mmap(), munmap() and fork() of a client hold for writing,
+ * and visits each mapping of the DMABUF.
  *
  * mmap() takes none of these locks: it runs under mmap_lock, and a holder of
  * memory_lock may fault on user memory. Nor does the release of a DMABUF take
@@ -44,6 +44,8 @@ struct vfio_pci_dma_buf {
 	enum vfio_pci_mem_state state;
 	/* There may be PTEs */
 	bool mapped;
+	/* The last wait for memory of a driver failed, in this state */
+	bool wait_failed;
 	/* Importers have released their mappings since the buffer was revoked */
 	bool drained;
 	/* Attachments, counted before their importer sees the state */

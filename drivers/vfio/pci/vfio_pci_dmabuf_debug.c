@@ -9,7 +9,7 @@
 #define CREATE_TRACE_POINTS
 #include "trace.h"
 
-/* fdinfo is made in one piece: list no more than these */
+/* fdinfo is written into one buffer: list no more ranges than these */
 #define VFIO_PCI_DMA_BUF_SHOW_RANGES	256U
 
 static const char *vfio_pci_dma_buf_show_state(struct vfio_pci_dma_buf *priv)

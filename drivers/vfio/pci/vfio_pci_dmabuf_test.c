@@ -262,6 +262,8 @@ static long vfio_pci_dmabuf_test_entry(void __user *arg)
 		entry.memtype = vfio_pci_dmabuf_test_memtype(walk.pgprot,
 							     entry.level);
 		entry.writable = walk.writable;
+		entry.any_uncached = !VM_ALLOW_ANY_UNCACHED ||
+			(walk.vma->vm_flags & VM_ALLOW_ANY_UNCACHED);
 		follow_pfnmap_end(&walk);
 		ret = 0;
 	}

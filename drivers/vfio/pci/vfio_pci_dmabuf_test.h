@@ -60,7 +60,8 @@ struct vfio_pci_dmabuf_test_entry {
 	__u32 level;
 	__u32 memtype;
 	__u32 writable;
-	__u32 reserved;
+	/* The VMA has VM_ALLOW_ANY_UNCACHED, or the architecture does not */
+	__u32 any_uncached;
 };
 
 /* Needs no attachment. ENOENT if nothing is mapped there */

@@ -3,9 +3,9 @@
  * The memory type of CPU mappings, and write-combining.
  *
  * Where the architecture tracks memory types by physical page, as x86 with PAT
- * does, a page has to be reserved as write-combining, or a fault maps it as what
- * it is reserved for otherwise, whatever the page protection of the VMA says.
- * Elsewhere the page protection is all there is, and the helpers of the
+ * does, a page has to be reserved as write-combining, or a fault maps it as
+ * what it is reserved for otherwise, whatever the page protection of the VMA
+ * says. Elsewhere the page protection is all there is, and the helpers of the
  * architecture that are used here do nothing.
  */
 #include <linux/io.h>
@@ -147,8 +147,8 @@ static int vfio_pci_wc_reserve_memtype(const struct vfio_pci_wc *wc)
 }
 
 /*
- * If the kernel's own mapping of the BAR is in the way, drop it. It stays dropped,
- * also if the reservation fails then.
+ * If the kernel's own mapping of the BAR is in the way, drop it. It stays
+ * dropped, also if the reservation fails then.
  */
 static int vfio_pci_wc_reserve_in_bar(struct vfio_pci_core_device *vdev,
 				      unsigned int bar, struct vfio_pci_wc *wc)

@@ -14,7 +14,8 @@
 
 /*
  * A mapping of a region holds the device open: by the device file that it was
- * made from, in vm_private_data. That of an exported DMABUF has none.
+ * made from, in vm_private_data. A mapping of an exported DMABUF has no device
+ * file.
  */
 static void vfio_pci_dma_buf_vm_open(struct vm_area_struct *vma)
 {
@@ -68,9 +69,10 @@ static vm_fault_t vfio_pci_dma_buf_insert(struct vfio_pci_dma_buf *priv,
 
 /*
  * Wait for the end of a reset, or until memory of a driver is ready, which only
- * regions have. If the caller of the fault allows a retry, wait without the lock
- * of the VMA or mm, for other threads to go on: the VMA may be gone afterwards,
- * and the access faults again.
+ * regions have. If the caller of the fault allows a retry, wait without the
+ * lock of the VMA or mm, for other threads to go on: the VMA may be gone
+ * afterwards, and the access faults again. That fault returns the error of the
+ * wait, if any.
  *
  * Return: 0 to go on with the fault, or its result
  */
@@ -85,17 +87,22 @@ static vm_fault_t vfio_pci_dma_buf_wait(struct vm_fault *vmf, bool busy)
 
 	if (retry && (vmf->flags & FAULT_FLAG_RETRY_NOWAIT))
 		return VM_FAULT_RETRY;
+	if (!busy && (vmf->flags & FAULT_FLAG_TRIED) &&
+	    READ_ONCE(priv->wait_failed))
+		return VM_FAULT_SIGBUS;
 
 	if (retry) {
 		get_file(file);
 		release_fault_lock(vmf);
 	}
-	if (busy)
+	if (busy) {
 		ret = wait_var_event_killable(&priv->state,
 					      READ_ONCE(priv->state) !=
 					      VFIO_PCI_MEM_BUSY);
-	else
+	} else {
 		ret = priv->vdev->pci_ops->mem_wait_ready(priv->vdev);
+		WRITE_ONCE(priv->wait_failed, ret && ret != -EINTR);
+	}
 	if (retry) {
 		fput(file);
 		return VM_FAULT_RETRY;
@@ -215,7 +222,8 @@ static int vfio_pci_dma_buf_pfn_to_pgoff(struct vm_area_struct *vma,
 }
 
 /**
- * vfio_pci_dma_buf_register_pfns() - register memory for memory-failure handling
+ * vfio_pci_dma_buf_register_pfns() - register memory for memory-failure
+ * handling
  * @priv: the DMABUF of a region that is memory of a driver
  *
  * A kernel without CONFIG_MEMORY_FAILURE does not support this, which is no
@@ -250,9 +258,9 @@ int vfio_pci_dma_buf_register_pfns(struct vfio_pci_dma_buf *priv)
  * @dmabuf: the DMABUF, one that was exported
  * @vma: the new mapping
  *
- * Memory that is not accessible right now is no reason to refuse, no more than
- * for a BAR; a buffer that will never be accessible is. The test is without a
- * lock, for the errno only: the fault handler decides.
+ * mmap() succeeds while memory is inaccessible, as for a BAR, and fails if the
+ * buffer is permanently revoked. This is tested without a lock, for the errno
+ * only: the fault handler decides.
  *
  * Context: mmap_lock is held for writing.
  * Return: 0; -EINVAL if @vma is private or not within @dmabuf; -EOPNOTSUPP if

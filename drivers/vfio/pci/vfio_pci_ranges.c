@@ -2,8 +2,8 @@
 /*
  * The physical ranges behind a DMABUF, and the way from a page of it to a PFN.
  *
- * Nothing here looks at a device, a DMABUF or a lock: all results follow from
- * the arguments, so that KUnit can compare them with the obvious slow way.
+ * These functions depend on their arguments only, so that KUnit can compare
+ * them with a simple reference.
  */
 #include <linux/align.h>
 #include <linux/mm.h>

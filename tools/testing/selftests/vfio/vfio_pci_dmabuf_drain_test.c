@@ -455,7 +455,7 @@ TEST_F(dmabuf_drain, attached_but_not_mapped)
 }
 
 /*
- * The importer as it should be releases the buffer when told, and nobody waits.
+ * The importer as it should be releases the buffer when notified, and nobody waits.
  * It is told when access goes, not when it comes back.
  */
 TEST_F(dmabuf_drain, releases_when_told)

@@ -45,6 +45,32 @@ static const char * const settings[][2] = {
 	{ DEBUGFS "fail_page_alloc/verbose", "0" },
 };
 
+static char saved_settings[ARRAY_SIZE(settings)][16];
+
+static void save_settings(void)
+{
+	FILE *file;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(settings); i++) {
+		file = fopen(settings[i][0], "r");
+		if (!file)
+			continue;
+		VFIO_ASSERT_NOT_NULL(fgets(saved_settings[i], 16, file));
+		fclose(file);
+	}
+}
+
+static void restore_settings(void)
+{
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(settings); i++) {
+		if (saved_settings[i][0])
+			write_file(settings[i][0], 0, saved_settings[i]);
+	}
+}
+
 /* The kernel driver of the device */
 static char *driver;
 
@@ -632,7 +658,12 @@ TEST_FAIL_NTH(open_of_device)
 
 int main(int argc, char *argv[])
 {
+	int ret;
+
 	dmabuf_test_init(&argc, argv);
 	driver = sysfs_driver_get(device_bdf);
-	return test_harness_run(argc, argv);
+	save_settings();
+	ret = test_harness_run(argc, argv);
+	restore_settings();
+	return ret;
 }

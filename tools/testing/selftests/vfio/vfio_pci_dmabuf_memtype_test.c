@@ -162,6 +162,7 @@ static void *map_bar(FIXTURE_DATA(memtype) *self, u64 offset, size_t size)
 	ASSERT_EQ((_size), __info.bytes);					\
 	ASSERT_EQ((_type) == WC ? (_size) : 0, __info.bytes_wc);		\
 	ASSERT_EQ((_type) == WC ? 0 : (_size), __info.bytes_uc);		\
+	ASSERT_EQ((_size), __info.bytes_any_uncached);				\
 } while (0)
 
 /* Pages @_from to @_to of an uncached mapping are in a write-combining buffer. */

@@ -42,7 +42,7 @@ static const char *reset_by_group(struct vfio_pci_device *device)
 {
 	int fds[2];
 
-	/* Nothing is reset, nor revoked, for who does not own the device. */
+	/* A caller without the device's group resets and revokes nothing. */
 	VFIO_ASSERT_EQ(pipe(fds), 0);
 	VFIO_ASSERT_EQ(__vfio_pci_hot_reset_by(device, fds[0]), -EINVAL);
 	VFIO_ASSERT_EQ(__vfio_pci_hot_reset_by(device, 0), -EINVAL);
@@ -79,16 +79,20 @@ static int sleep_and_wake_up(void)
 	return ret;
 }
 
+#define PM_TEST_DELAY "/sys/module/suspend/parameters/pm_test_delay"
+
 /* The device is in D3 for a while, if it has that. */
 static int sleep_but_last_step(void)
 {
+	char old[16];
 	int ret;
 
-	VFIO_ASSERT_EQ(write_file("/sys/module/suspend/parameters/pm_test_delay",
-				  0, "0"), 0);
+	snprintf(old, sizeof(old), "%lu", read_number(PM_TEST_DELAY));
+	VFIO_ASSERT_EQ(write_file(PM_TEST_DELAY, 0, "0"), 0);
 	VFIO_ASSERT_EQ(write_file("/sys/power/pm_test", 0, "platform"), 0);
 	ret = write_file("/sys/power/state", 0, "mem");
 	VFIO_ASSERT_EQ(write_file("/sys/power/pm_test", 0, "none"), 0);
+	VFIO_ASSERT_EQ(write_file(PM_TEST_DELAY, 0, old), 0);
 	return ret;
 }
 

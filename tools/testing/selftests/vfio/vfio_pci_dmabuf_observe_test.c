@@ -47,6 +47,22 @@ FIXTURE_TEARDOWN_PARENT(dmabuf_observe)
 	ASSERT_TRUE(vfio_pci_dmabuf_fdinfo_has((_fd), (_key), (_val)))
 
 /* Ranges are those of the region, merged. No name adds to what is shown. */
+/* The line of the name in fdinfo */
+static const char *shown_name(int fd)
+{
+	static char line[256];
+	char path[64];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	file = fopen(path, "r");
+	VFIO_ASSERT_NOT_NULL(file);
+	while (fgets(line, sizeof(line), file) && strncmp(line, "name:", 5))
+		;
+	fclose(file);
+	return line;
+}
+
 TEST_F(dmabuf_observe, keys)
 {
 	struct vfio_region_dma_range ranges[] = {
@@ -57,7 +73,9 @@ TEST_F(dmabuf_observe, keys)
 	int fd = vfio_pci_dmabuf_export(self->device, self->bar, ranges, 3);
 	char expected[512];
 
-	ioctl_assert(fd, DMA_BUF_SET_NAME, "x\nvfio-pci-state:\trevoked");
+	ioctl_assert(fd, DMA_BUF_SET_NAME, "x\nvfio-pci-state:\trevoked\r\033[\\");
+	ASSERT_STREQ("name:\tx\\012vfio-pci-state:\\011revoked\\015\\033[\\134\n",
+		     shown_name(fd));
 	snprintf(expected, sizeof(expected),
 		 "device:\t%s\nstate:\tusable\nimporters:\t0\n"
 		 "memory-type:\tuncached\nregion:\t%d\nranges:\t2\n"

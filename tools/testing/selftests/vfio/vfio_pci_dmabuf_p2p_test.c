@@ -9,6 +9,7 @@
 
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -147,6 +148,13 @@ TEST_F(dmabuf_p2p, bar)
 					   PART_OFFSET - page_size,
 					   PART_SIZE + 2 * page_size);
 
+#ifdef __aarch64__
+	/* A tag in the upper byte of an address is ignored, as for memory. */
+	ASSERT_EQ(0, prctl(PR_SET_TAGGED_ADDR_CTRL, PR_TAGGED_ADDR_ENABLE, 0, 0, 0));
+	ASSERT_EQ(0, MAP((void *)((u64)vaddr | 0x5aUL << 56), page_size));
+	ASSERT_TRUE(dma_reaches(self, 0, self->mem - page_size));
+	ASSERT_EQ(0, unmap(self, page_size));
+#endif
 	ASSERT_EQ(0, MAP(vaddr + page_size, PART_SIZE));
 	ASSERT_TRUE(dma_reaches(self, 0, self->mem));
 	munmap_assert(vaddr, PART_SIZE + 2 * page_size);
@@ -303,6 +311,7 @@ TEST_F(dmabuf_p2p, charged)
 	ASSERT_TRUE(wait_charged(false, all));
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
+	rmdir(MEMCG);
 }
 
 /* Mapped while access is lost: empty until it is restored */
@@ -415,6 +424,45 @@ TEST_F(dmabuf_p2p, device_closed)
 	/* While access is lost */
 	ASSERT_EQ(0, MAP(self->mem, PART_SIZE));
 	vfio_pci_memory_off(self->device);
+	dmabuf_test_reopen(self->iommu, &self->device);
+	self->mem = self->device->bars[self->bar].vaddr + PART_OFFSET;
+	ASSERT_FALSE(dma_reaches(self, 0, self->mem));
+}
+
+/* A client has an iommufd and edu of its own, until the owner's process is killed. */
+TEST_F(dmabuf_p2p, owner_killed)
+{
+	int i, fd = vfio_pci_dmabuf_export_range(self->device, self->bar,
+						 PART_OFFSET, PART_SIZE);
+	void *vaddr = mmap_shared(fd, 0, PART_SIZE);
+	struct iommu *iommu = iommu_init(MODE_IOMMUFD);
+	pid_t owner;
+
+	vfio_pci_device_cleanup(self->edu);
+	self->edu = vfio_pci_device_init(edu_bdf, iommu);
+	edu_start(self, iommu);
+	ASSERT_EQ(0, map(iommu, vaddr, PART_SIZE, self->iova, true));
+	for (i = 0; i < ARRAY_SIZE(losses); i++) {
+		losses[i].off(self->device);
+		if (losses[i].on)
+			losses[i].on(self->device);
+		ASSERT_TRUE(dma_reaches(self, 0, vaddr)) {
+			TH_LOG("%s", losses[i].what);
+		}
+	}
+	ASSERT_TRUE(dma_is_lost(self, 0));
+
+	owner = fork();
+	ASSERT_LE(0, owner);
+	if (!owner) {
+		pause();
+		_exit(0);
+	}
+	dmabuf_test_close(&self->device);
+	ASSERT_TRUE(dma_reaches(self, 0, vaddr));
+	kill(owner, SIGKILL);
+	ASSERT_EQ(owner, waitpid(owner, NULL, 0));
+	ASSERT_EQ(SIGBUS, try_touch(vaddr));
 	dmabuf_test_reopen(self->iommu, &self->device);
 	self->mem = self->device->bars[self->bar].vaddr + PART_OFFSET;
 	ASSERT_FALSE(dma_reaches(self, 0, self->mem));

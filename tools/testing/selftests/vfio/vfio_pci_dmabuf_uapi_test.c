@@ -24,7 +24,7 @@
 /* The limit in the documentation of the interface */
 #define MAX_RANGES 262144
 
-/* Enough for what each of them leaves to be noticed */
+/* Enough to notice a leak */
 #define NR_BUFFERS 1000
 
 FIXTURE(dmabuf_uapi) {

@@ -198,9 +198,13 @@ kmake() {
 	make "${args[@]}" "$@"
 }
 
+# The last line that names an option counts
 options() {
-	cat "$test_dir"/config{,.vmtest,.vmtest."$arch"} "${fragments[@]}"
-	[ $debug -eq 0 ] || cat "$test_dir/config.debug"
+	local files=("$test_dir"/config{,.vmtest,.vmtest."$arch"} "${fragments[@]}")
+
+	[ $debug -eq 0 ] || files+=("$test_dir/config.debug")
+	grep -h CONFIG_ "${files[@]}" | tac |
+		awk -F '[ =]' '!seen[$1 == "#" ? $2 : $1]++'
 }
 
 # Every line counts, also with -n. An option that does not exist is not set, and one
@@ -223,7 +227,7 @@ check_config() {
 
 build_kernel() {
 	mkdir -p "$build_dir" || return
-	options | grep CONFIG_ > "$build_dir/vmtest.config"
+	{ options; cat "$test_dir/config.vmtest.build"; } > "$build_dir/vmtest.config"
 	kmake "KCONFIG_ALLCONFIG=$build_dir/vmtest.config" allnoconfig &&
 		check_config "$build_dir/.config" || return
 	kmake "${image##*/}" && kmake headers
@@ -382,14 +386,15 @@ machine_arm64() {
 
 qemu_command() {
 	local nports=0 shm=2G slot=power_controller_present=off
-	local sriov=sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2 panic=1
-	local append="loglevel=8 panic=-1 panic_on_warn=$panic
-		oops=panic hung_task_panic=1
-		rcupdate.rcu_cpu_stall_timeout=60 watchdog_thresh=30
-		sysctl.kernel.panic_on_rcu_stall=1"
+	local sriov=sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2
+	local append panic=1
 
 	# Data races of the rest of the kernel are reported, too, see judge()
 	! grep -qx CONFIG_KCSAN=y "$build_dir/.config" || panic=0
+	append="loglevel=8 panic=-1 panic_on_warn=$panic
+		oops=panic hung_task_panic=1
+		rcupdate.rcu_cpu_stall_timeout=60 watchdog_thresh=30
+		sysctl.kernel.panic_on_rcu_stall=1"
 	# shellcheck disable=SC2054 # those commas are QEMU's
 	qemu=("$qemu_binary" -nodefaults -no-user-config -display none
 	      -no-reboot -smp "$smp" -m "$mem"
@@ -453,6 +458,8 @@ read_ktap() {
 	if [ $debug -eq 1 ]; then conditions+=" debug "; else conditions+=" nodebug "; fi
 	! grep -qx CONFIG_ARM64_64K_PAGES=y "$workspace/config" ||
 		conditions+=" 64k "
+	! grep -qx CONFIG_IOMMUFD_VFIO_CONTAINER=y "$workspace/config" ||
+		conditions+=" container "
 	[[ " $extra_append " != *" nopat "* ]] || conditions+=" nopat "
 	[ "$accel" = tcg ] || conditions+=" notcg "
 	tr -d '\r' |

@@ -38,6 +38,8 @@ static void page_table_add(const struct vfio_pci_dmabuf_test_entry *entry,
 		info->bytes_uc += bytes;
 	if (entry->memtype == VFIO_PCI_DMABUF_TEST_WC)
 		info->bytes_wc += bytes;
+	if (entry->any_uncached)
+		info->bytes_any_uncached += bytes;
 }
 
 void page_table_info(const void *vaddr, size_t size,
