@@ -318,7 +318,8 @@ TEST_F(memtype, two_buffers)
 	ASSERT_OVERLAP(map, pmd_size, 0, small + small / 2);
 	vfio_pci_dmabuf_revoke(self->device, fds[0]);
 	ASSERT_OVERLAP(map, pmd_size, small / 2, small + small / 2);
-	vfio_pci_dmabuf_revoke(self->device, fds[1]);
+	close_assert(fds[1]);
+	end_closed(self);
 	ASSERT_TYPE(map, pmd_size, UC);
 	ASSERT_EQ(0, faults_to_touch(far, page_size, page_size));
 }
