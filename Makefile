@@ -77,4 +77,5 @@ bench: tree
 	@scripts/bench/run
 
 clean:
-	rm -rf $(addprefix $(BUILD)/,kernel kernel-debug demo bench check nvgrace virtio-blk clients deb model)
+	rm -rf $(addprefix $(BUILD)/,kernel kernel-debug kernel-iommufd \
+		demo bench check nvgrace virtio-blk clients deb model)

@@ -63,12 +63,14 @@ options_set() {
 }
 
 # What the series changes and this configuration builds, as make's targets:
-# drivers and parts of an architecture by the folder, all else by the file
+# drivers and parts of an architecture by the folder, all else by the file. drivers/gpu is
+# one folder too large.
 targets() {
 	local dir=${arch[$config]-x86} file
 
 	[ "$dir" != i386 ] || dir=x86
-	tgit diff --name-only base series | sed -nE -e "s,^(drivers/[^/]+/).*,\1,p" \
+	tgit diff --name-only base series | sed -nE -e "s,^(drivers/gpu/drm/[^/]+/).*,\1,p;t" \
+		-e "s,^(drivers/[^/]+/).*,\1,p" \
 		-e "s,^(arch/$dir/.*/)[^/]*\$,\1,p" | sort -u
 	tgit diff --name-only base series -- block fs kernel lib mm net virt |
 		sed -n 's/\.c$/.o/p' | while read -r file; do
