@@ -77,5 +77,5 @@ bench: tree
 	@scripts/bench/run
 
 clean:
-	rm -rf $(addprefix $(BUILD)/,kernel kernel-debug kernel-iommufd \
-		demo bench check nvgrace virtio-blk clients deb model)
+	rm -rf $(BUILD)/kernel* $(addprefix $(BUILD)/,demo bench check nvgrace virtio-blk \
+		clients deb model sysroot-arm64 sysroot-i386)
