@@ -54,7 +54,7 @@ series: tree
 	@scripts/send
 
 nvgrace: tree
-	@scripts/deps acpica-tools
+	@scripts/deps $(if $(arm64),device-tree-compiler,acpica-tools)
 	@scripts/nvgrace/run
 
 example: tree

@@ -118,10 +118,12 @@ make_harness() {
 
 # link_libvfio KDIR SOURCE PROGRAM: with libvfio as vmtest.sh has built it in KDIR
 link_libvfio() {
-	local tests=$linux/tools/testing/selftests objects
+	local tests=$linux/tools/testing/selftests objects cc=(gcc)
 
+	[ "${ARCH-}" != arm64 ] || cc=(aarch64-linux-gnu-gcc -idirafter "$SYSROOT/usr/include"
+				       -L "$SYSROOT/usr/lib/aarch64-linux-gnu")
 	mapfile -t objects < <(find "$1/vfio_selftests/libvfio" -name '*.o')
-	gcc -static -O2 -Wall -pthread -D_GNU_SOURCE -isystem "$1/usr/include" \
+	"${cc[@]}" -static -O2 -Wall -pthread -D_GNU_SOURCE -isystem "$1/usr/include" \
 		-I "$tests" -I "$tests/vfio/lib/include" -I "$linux/tools/include" \
 		-o "$3" "$2" "${objects[@]}" -luuid
 }

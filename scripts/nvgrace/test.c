@@ -26,6 +26,13 @@
 
 #include "kselftest_harness.h"
 
+/* As in ssdt.asl and overlay.dts */
+#ifdef __aarch64__
+#define MEM_BASE	0x160000000
+#else
+#define MEM_BASE	0x10000000
+#endif
+
 /* Registers in BAR 0 that indicate ready memory, all of them with this value */
 #define C2C_LINK	0x1498
 #define HBM_TRAINING	0x200bc
@@ -42,10 +49,15 @@ FIXTURE(nvgrace) {
 FIXTURE_VARIANT(nvgrace) {
 	u32 index;
 	u64 phys;
+	u32 memtype;
 };
 
-FIXTURE_VARIANT_ADD(nvgrace, usemem) { .index = 4, .phys = 0x10000000 };
-FIXTURE_VARIANT_ADD(nvgrace, resmem) { .index = 2, .phys = 0x30000000 };
+FIXTURE_VARIANT_ADD(nvgrace, usemem) {
+	.index = 4, .phys = MEM_BASE, .memtype = VFIO_PCI_DMABUF_TEST_WB
+};
+FIXTURE_VARIANT_ADD(nvgrace, resmem) {
+	.index = 2, .phys = MEM_BASE + SZ_512M, .memtype = VFIO_PCI_DMABUF_TEST_WC
+};
 
 /* libvfio maps all of each region, which would get the signals of its failures, too */
 static void unmap_regions(struct vfio_pci_device *device)
@@ -109,6 +121,27 @@ TEST_F(nvgrace, mapping)
 	ASSERT_EQ(0, write_and_read(vaddr, 2));
 	vfio_pci_device_reset(self->device);
 	ASSERT_EQ(0, write_and_read(vaddr, 4));
+}
+
+/*
+ * As the page table has it: on arm64 WC is Normal Non-cacheable. On x86 PAT gives each
+ * mapping the type of the kernel's mapping, which the read makes, and UC- without it.
+ */
+TEST_F(nvgrace, memory_type)
+{
+	u64 offset = vfio_pci_region_offset(self->device, variant->index);
+	struct vfio_pci_dmabuf_test_entry entry = {};
+	void *vaddr = mmap_shared(self->device->fd, offset, SZ_1M);
+	int fd = open("/dev/" VFIO_PCI_DMABUF_TEST_NAME, O_RDWR | O_CLOEXEC);
+	u32 got;
+
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(4, pread(self->device->fd, &got, 4, offset));
+	ASSERT_EQ(0, try_touch(vaddr));
+	entry.addr = (u64)vaddr;
+	ioctl_assert(fd, VFIO_PCI_DMABUF_TEST_ENTRY, &entry);
+	ASSERT_EQ(variant->memtype, entry.memtype);
+	close_assert(fd);
 }
 
 static u64 now_ns(void)
