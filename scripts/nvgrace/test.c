@@ -238,9 +238,14 @@ static int do_unmap(void *vaddr, int fd)
 
 static int do_reset(void *device, int fd)
 {
+	return __vfio_pci_device_reset(device);
+}
+
+static int do_switch_and_reset(void *device, int fd)
+{
 	vfio_pci_cmd_clear(device, PCI_COMMAND_MEMORY);
 	vfio_pci_cmd_set(device, PCI_COMMAND_MEMORY);
-	return __vfio_pci_device_reset(device);
+	return do_reset(device, fd);
 }
 
 /*
@@ -274,12 +279,34 @@ TEST_F(nvgrace, touch_before_ready)
 	ASSERT_TRUE(job_ends(&reap, 5000));
 	ASSERT_EQ(SIGKILL, job_result(&reap));
 
-	/* Memory was off for a moment, in which the touch may have come again */
 	ASSERT_TRUE(job_waits(&touch));
 	set_ready(self->device, true);
 	ASSERT_TRUE(job_ends(&touch, 5000));
 	ASSERT_EQ(0, job_result(&touch));
 	ASSERT_EQ(0, try_touch(vaddr));
+}
+
+/*
+ * The limit is over: one that has waited gets SIGBUS, after twice the limit if its fault
+ * was repeated to get another lock. The next access waits anew.
+ */
+TEST_F(nvgrace, never_ready)
+{
+	void *vaddr = vfio_pci_region_mmap(self->device, variant->index, SZ_1M,
+					   SZ_1M);
+	struct job touch;
+
+	set_ready(self->device, false);
+	vfio_pci_device_reset(self->device);
+	job_start(&touch, do_touch, vaddr, -1);
+	ASSERT_TRUE(job_ends(&touch, 120000));
+	ASSERT_EQ(SIGBUS, job_result(&touch));
+
+	job_start(&touch, do_touch, vaddr, -1);
+	ASSERT_TRUE(job_waits(&touch));
+	set_ready(self->device, true);
+	ASSERT_TRUE(job_ends(&touch, 5000));
+	ASSERT_EQ(0, job_result(&touch));
 }
 
 static int do_rw(void *arg, int write)
@@ -315,7 +342,7 @@ TEST_F(nvgrace, missing_buffer)
 		job_start(&rw, do_rw, self, write);
 		ASSERT_EQ(sizeof(msg), read(uffd, &msg, sizeof(msg)));
 
-		job_start(&reset, do_reset, self->device, -1);
+		job_start(&reset, do_switch_and_reset, self->device, -1);
 		free = job_ends(&reset, 5000);
 		ioctl_assert(uffd, UFFDIO_ZEROPAGE,
 			     &((struct uffdio_zeropage){ .range = reg.range }));
