@@ -290,7 +290,7 @@ TEST_F(nvgrace, touch_before_ready)
  * The limit is over: one that has waited gets SIGBUS, after twice the limit if its fault
  * was repeated to get another lock. The next access waits anew.
  */
-TEST_F(nvgrace, never_ready)
+TEST_F_TIMEOUT(nvgrace, never_ready, 300)
 {
 	void *vaddr = vfio_pci_region_mmap(self->device, variant->index, SZ_1M,
 					   SZ_1M);
