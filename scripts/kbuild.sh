@@ -11,7 +11,7 @@ config="" objs=""
 declare -A arch=([i386]=i386 [arm64]=arm64 [s390x]=s390)
 declare -A cross=([arm64]=aarch64-linux-gnu- [s390x]=s390x-linux-gnu-)
 # What each takes besides common.config; the last one that names an option wins
-declare -A fragments=([all]="x86_64 all" [clang]="x86_64 all" [module]="x86_64 module"
+declare -A fragments=([all]="x86_64 all" [clang]="x86_64 all" [drivers]="x86_64 drivers" [module]="x86_64 module"
 	[nop2p]="x86_64 nop2p" [variants]="x86_64 variants")
 clang=19
 
