@@ -455,8 +455,8 @@ TEST_F(dmabuf_drain, attached_but_not_mapped)
 }
 
 /*
- * The importer as it should be releases the buffer when notified, and nobody waits.
- * It is told when access goes, not when it comes back.
+ * The importer as it should be releases the buffer when notified, and nobody
+ * waits. It is notified when access goes, not when it comes back.
  */
 TEST_F(dmabuf_drain, releases_when_told)
 {

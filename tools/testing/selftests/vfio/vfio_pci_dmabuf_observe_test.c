@@ -46,7 +46,6 @@ FIXTURE_TEARDOWN_PARENT(dmabuf_observe)
 #define ASSERT_FDINFO(_fd, _key, _val) \
 	ASSERT_TRUE(vfio_pci_dmabuf_fdinfo_has((_fd), (_key), (_val)))
 
-/* Ranges are those of the region, merged. No name adds to what is shown. */
 /* The line of the name in fdinfo */
 static const char *shown_name(int fd)
 {
@@ -63,6 +62,7 @@ static const char *shown_name(int fd)
 	return line;
 }
 
+/* Ranges are those of the region, merged. No name adds to what is shown. */
 TEST_F(dmabuf_observe, keys)
 {
 	struct vfio_region_dma_range ranges[] = {
