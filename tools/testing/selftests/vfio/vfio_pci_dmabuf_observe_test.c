@@ -46,22 +46,6 @@ FIXTURE_TEARDOWN_PARENT(dmabuf_observe)
 #define ASSERT_FDINFO(_fd, _key, _val) \
 	ASSERT_TRUE(vfio_pci_dmabuf_fdinfo_has((_fd), (_key), (_val)))
 
-/* The line of the name in fdinfo */
-static const char *shown_name(int fd)
-{
-	static char line[256];
-	char path[64];
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	file = fopen(path, "r");
-	VFIO_ASSERT_NOT_NULL(file);
-	while (fgets(line, sizeof(line), file) && strncmp(line, "name:", 5))
-		;
-	fclose(file);
-	return line;
-}
-
 /* Ranges are those of the region, merged. No name adds to what is shown. */
 TEST_F(dmabuf_observe, keys)
 {
@@ -74,14 +58,14 @@ TEST_F(dmabuf_observe, keys)
 	char expected[512];
 
 	ioctl_assert(fd, DMA_BUF_SET_NAME, "x\nvfio-pci-state:\trevoked\r\033[\\");
-	ASSERT_STREQ("name:\tx\\012vfio-pci-state:\\011revoked\\015\\033[\\134\n",
-		     shown_name(fd));
+	ASSERT_STREQ("\tx\\012vfio-pci-state:\\011revoked\\015\\033[\\134\n",
+		     vfio_pci_dmabuf_fdinfo(fd, "name:"));
 	snprintf(expected, sizeof(expected),
 		 "device:\t%s\nstate:\tusable\nimporters:\t0\n"
 		 "memory-type:\tuncached\nregion:\t%d\nranges:\t2\n"
 		 "range:\t0x%zx+0x%zx\nrange:\t0x0+0x%zx\n", device_bdf,
 		 self->bar, page_size, 2 * page_size, page_size);
-	ASSERT_STREQ(expected, vfio_pci_dmabuf_fdinfo(fd));
+	ASSERT_STREQ(expected, vfio_pci_dmabuf_fdinfo(fd, "vfio-pci-"));
 }
 
 TEST_F(dmabuf_observe, state)

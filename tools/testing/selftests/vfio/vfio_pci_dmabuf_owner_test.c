@@ -126,7 +126,7 @@ static void attack_sync_file(int fd)
 
 static void attack_fdinfo(int fd)
 {
-	vfio_pci_dmabuf_fdinfo(fd);
+	vfio_pci_dmabuf_fdinfo(fd, "vfio-pci-");
 }
 
 /* Keep the descriptors and a mapping, which is all that this client does. */

@@ -60,6 +60,7 @@ static void edu_start(FIXTURE_DATA(dmabuf_p2p) *self, struct iommu *iommu)
 {
 	struct dma_region *ram = &self->ram;
 
+	self->edu = vfio_pci_device_init(edu_bdf, iommu);
 	ram->size = 2 * page_size;
 	ram->vaddr = mmap(NULL, ram->size, PROT_READ | PROT_WRITE,
 			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -79,12 +80,17 @@ FIXTURE_SETUP(dmabuf_p2p)
 	self->iova_allocator = iova_allocator_init(self->iommu);
 	self->iova = iova_allocator_alloc(self->iova_allocator, SZ_1M);
 	self->mem = self->device->bars[self->bar].vaddr + PART_OFFSET;
-	self->edu = vfio_pci_device_init(edu_bdf, self->iommu);
 	edu_start(self, self->iommu);
 }
 
 FIXTURE_TEARDOWN(dmabuf_p2p)
 {
+}
+
+static void reopen(FIXTURE_DATA(dmabuf_p2p) *self)
+{
+	dmabuf_test_reopen(self->iommu, &self->device);
+	self->mem = self->device->bars[self->bar].vaddr + PART_OFFSET;
 }
 
 static int map(struct iommu *iommu, void *vaddr, u64 size, iova_t iova,
@@ -195,6 +201,13 @@ static const struct {
 	{ "hot reset", vfio_pci_hot_reset },
 };
 
+static void lose_and_restore(struct vfio_pci_device *device, int i)
+{
+	losses[i].off(device);
+	if (losses[i].on)
+		losses[i].on(device);
+}
+
 /* In low power this device is in D0, and it is the IOMMU that ends DMA. */
 static bool dma_is_lost(FIXTURE_DATA(dmabuf_p2p) *self, u64 offset)
 {
@@ -225,9 +238,7 @@ TEST_F(dmabuf_p2p, restored)
 	}
 
 	for (i = 0; i < ARRAY_SIZE(losses); i++) {
-		losses[i].off(self->device);
-		if (losses[i].on)
-			losses[i].on(self->device);
+		lose_and_restore(self->device, i);
 		for (j = 0; j < nr; j++) {
 			ASSERT_TRUE(dma_reaches(self, offsets[j], self->mem)) {
 				TH_LOG("%s, mapping %d", losses[i].what, j);
@@ -413,8 +424,7 @@ TEST_F(dmabuf_p2p, d3hot)
 TEST_F(dmabuf_p2p, device_closed)
 {
 	ASSERT_EQ(0, MAP(self->mem, PART_SIZE));
-	dmabuf_test_reopen(self->iommu, &self->device);
-	self->mem = self->device->bars[self->bar].vaddr + PART_OFFSET;
+	reopen(self);
 	ASSERT_FALSE(dma_reaches(self, 0, self->mem));
 	vfio_pci_memory_off(self->device);
 	vfio_pci_memory_on(self->device);
@@ -424,8 +434,7 @@ TEST_F(dmabuf_p2p, device_closed)
 	/* While access is lost */
 	ASSERT_EQ(0, MAP(self->mem, PART_SIZE));
 	vfio_pci_memory_off(self->device);
-	dmabuf_test_reopen(self->iommu, &self->device);
-	self->mem = self->device->bars[self->bar].vaddr + PART_OFFSET;
+	reopen(self);
 	ASSERT_FALSE(dma_reaches(self, 0, self->mem));
 }
 
@@ -439,13 +448,10 @@ TEST_F(dmabuf_p2p, owner_killed)
 	pid_t owner;
 
 	vfio_pci_device_cleanup(self->edu);
-	self->edu = vfio_pci_device_init(edu_bdf, iommu);
 	edu_start(self, iommu);
 	ASSERT_EQ(0, map(iommu, vaddr, PART_SIZE, self->iova, true));
 	for (i = 0; i < ARRAY_SIZE(losses); i++) {
-		losses[i].off(self->device);
-		if (losses[i].on)
-			losses[i].on(self->device);
+		lose_and_restore(self->device, i);
 		ASSERT_TRUE(dma_reaches(self, 0, vaddr)) {
 			TH_LOG("%s", losses[i].what);
 		}
@@ -463,8 +469,7 @@ TEST_F(dmabuf_p2p, owner_killed)
 	kill(owner, SIGKILL);
 	ASSERT_EQ(owner, waitpid(owner, NULL, 0));
 	ASSERT_EQ(SIGBUS, try_touch(vaddr));
-	dmabuf_test_reopen(self->iommu, &self->device);
-	self->mem = self->device->bars[self->bar].vaddr + PART_OFFSET;
+	reopen(self);
 	ASSERT_FALSE(dma_reaches(self, 0, self->mem));
 }
 
@@ -565,7 +570,6 @@ TEST_F(dmabuf_p2p, before_attach)
 	ASSERT_EQ(0, ioctl(iommu->iommufd, IOMMU_IOAS_CHANGE_PROCESS, &change));
 
 	vfio_pci_device_cleanup(self->edu);
-	self->edu = vfio_pci_device_init(edu_bdf, iommu);
 	edu_start(self, iommu);
 	ASSERT_TRUE(dma_reaches(self, 0, self->mem + page_size));
 	ASSERT_TRUE(dma_reaches(self, PART_SIZE, self->mem));

@@ -261,9 +261,8 @@ void dmabuf_test_reopen(struct iommu *iommu, struct vfio_pci_device **device)
 	*device = vfio_pci_device_init(device_bdf, iommu);
 }
 
-const char *vfio_pci_dmabuf_fdinfo(int dmabuf_fd)
+const char *vfio_pci_dmabuf_fdinfo(int dmabuf_fd, const char *prefix)
 {
-	static const char prefix[] = "vfio-pci-";
 	/* Room for the ranges, of which the kernel shows no more than 256 */
 	static char info[16384];
 	char path[64], line[256];
@@ -290,7 +289,7 @@ bool vfio_pci_dmabuf_fdinfo_has(int dmabuf_fd, const char *key, const char *val)
 	char line[256];
 
 	snprintf_assert(line, (int)sizeof(line), "%s:\t%s\n", key, val);
-	return strstr(vfio_pci_dmabuf_fdinfo(dmabuf_fd), line);
+	return strstr(vfio_pci_dmabuf_fdinfo(dmabuf_fd, "vfio-pci-"), line);
 }
 
 bool vfio_pci_dmabuf_reaches_state(int dmabuf_fd, const char *state,

@@ -80,10 +80,10 @@ int vfio_pci_last_bar(struct vfio_pci_device *device, u64 min_size);
 int vfio_pci_memory_bar(struct vfio_pci_device *device, u64 min_size);
 
 /*
- * The lines of fdinfo of a DMABUF that start with "vfio-pci-", without this
- * prefix. The string is overwritten by the next call.
+ * The lines of fdinfo of a DMABUF that start with @prefix, without it. The
+ * string is overwritten by the next call.
  */
-const char *vfio_pci_dmabuf_fdinfo(int dmabuf_fd);
+const char *vfio_pci_dmabuf_fdinfo(int dmabuf_fd, const char *prefix);
 bool vfio_pci_dmabuf_fdinfo_has(int dmabuf_fd, const char *key,
 				const char *val);
 bool vfio_pci_dmabuf_reaches_state(int dmabuf_fd, const char *state,
