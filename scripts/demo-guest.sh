@@ -85,7 +85,7 @@ step "Hal hangs. He loses the registers to Ida, who has waited for them"
 client Hal registers edu -1
 expect Hal "works with"
 client Ida registers edu 5
-expect edu "out of time"
+expect edu "timed out"
 expect Hal "SIGBUS: the slice is revoked"
 expect Ida leaves
 expect edu "revoked" 3

@@ -165,7 +165,7 @@ static void serve(int sock, __u64 offset, int ms)
 	reply = (struct reply) { slice_length, map.iova };
 	if (transfer(sock, &reply, sizeof(reply), arg.dmabuf_fd) >= 0)
 		printf("0x%llx: client %s\n", offset, poll(&pollfd, 1, ms) ?
-		       "has left" : "is out of time");
+		       "has left" : "timed out");
 
 	/* EBADFD: a reset meanwhile has completed it */
 	while (ioctl(device_fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &arg) && errno != EBADFD)

@@ -7,15 +7,17 @@
 #include "vfio_pci_priv.h"
 
 /*
- * A DMABUF is either exported, and user space has a descriptor of it, or it is
- * under the mappings of a region of the device, from open to close, and user
- * space has none. Each has an address_space of its own, to be unmapped alone.
+ * There are two kinds of DMABUFs: exported ones, of which user space has a
+ * descriptor, and one per region of an open device, which backs the mappings
+ * of the region and has no descriptor. Each has its own address_space, so that
+ * it can be unmapped separately.
  *
- * Locks: memory_lock held for writing makes a revoke last until the matching
- * un-revoke. The restore that follows needs it for reading. Inside it nest, one
- * at a time, the resv lock of a DMABUF (importers), i_mmap_rwsem (unmap) and
- * the lock of a DMABUF, and inside the latter vfio_pci_dma_bufs.lock. The
- * revoke of a single DMABUF takes these without memory_lock.
+ * Locks: memory_lock is held for writing from a revoke to the matching
+ * un-revoke. The restore that follows holds it for reading. Inside memory_lock
+ * nest, one at a time, the resv lock of a DMABUF (importers), i_mmap_rwsem
+ * (unmap) and the lock of a DMABUF, and inside the latter
+ * vfio_pci_dma_bufs.lock. The revoke of a single DMABUF takes these without
+ * memory_lock.
  *
  * The lock of a DMABUF protects its state. A fault tests the state and inserts
  * the PFN within one hold of it. A revoke changes the state and then unmaps, so
@@ -25,26 +27,27 @@
  * i_mmap_rwsem, which mmap(), munmap() and fork() of a client hold for writing,
  * and visits each mapping of the DMABUF.
  *
- * mmap() takes none of these locks: it runs under mmap_lock, and a holder of
- * memory_lock may fault on user memory. Nor does the release of a DMABUF take
- * memory_lock: its caller may be the one that a holder of the lock waits for.
+ * The mmap ops take none of these locks (mm takes i_mmap_rwsem): they run
+ * under mmap_lock, and a holder of memory_lock may fault on user memory. The
+ * release of a DMABUF does not take memory_lock either, as a holder of
+ * memory_lock may wait for the task that releases.
  */
 struct vfio_pci_dma_buf {
 	struct dma_buf *dmabuf;
 	struct vfio_pci_dma_bufs *bufs;
-	/* NULL when the device is closed; changes with bufs->lock held */
+	/* NULL after the device was closed; written under bufs->lock */
 	struct vfio_pci_core_device *vdev;
 	struct list_head dmabufs_elm;
 	struct address_space *mapping;
 	size_t size;
 	struct p2pdma_provider *provider;
 	struct vfio_pci_ranges ranges;
-	/* Held to change the state, and to insert PFNs while it is usable */
+	/* Held to change the state, and to test it and insert a PFN */
 	spinlock_t lock;
 	enum vfio_pci_mem_state state;
-	/* There may be PTEs */
+	/* PTEs may exist */
 	bool mapped;
-	/* The last wait for memory of a driver failed, in this state */
+	/* The last wait for driver memory failed, in this state */
 	bool wait_failed;
 	/* Importers have released their mappings since the buffer was revoked */
 	bool drained;
@@ -54,14 +57,19 @@ struct vfio_pci_dma_buf {
 	atomic_t nr_maps;
 	unsigned int region_index;
 	phys_addr_t region_start;
-	/* False for memory of a driver in place of the BAR */
+	/* False for driver memory in place of the BAR */
 	bool in_bar;
 	enum vfio_pci_memtype memtype;
-	/* Set while the pages are reserved, under memory_lock for writing */
+	/*
+	 * The reservation of the pages, or NULL. Changes with memory_lock held
+	 * for writing, and on close with bufs->lock held as well, with which
+	 * the release reads it. Without these locks it is only compared with
+	 * NULL, as it may be freed.
+	 */
 	struct vfio_pci_wc *wc;
-	/* vm_pgoff of the first page: that of a region has the index in it */
+	/* vm_pgoff of the first page; includes the region index for a region */
 	unsigned long pgoff_base;
-	/* Memory of a driver may fail as system memory does */
+	/* Driver memory may fail as system memory does */
 	struct pfn_address_space *pfn_space;
 	struct phys_vec phys_vec[];
 };

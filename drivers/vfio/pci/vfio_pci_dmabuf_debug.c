@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* DMABUFs for debugging: fdinfo and trace events */
+/* Debugging of DMABUFs: fdinfo and trace events */
 #include <linux/dma-resv.h>
 #include <linux/pci.h>
 #include <linux/seq_file.h>
@@ -9,7 +9,7 @@
 #define CREATE_TRACE_POINTS
 #include "trace.h"
 
-/* fdinfo is written into one buffer: list no more ranges than these */
+/* fdinfo is written into one buffer: limit the number of ranges */
 #define VFIO_PCI_DMA_BUF_SHOW_RANGES	256U
 
 static const char *vfio_pci_dma_buf_show_state(struct vfio_pci_dma_buf *priv)
@@ -37,15 +37,15 @@ static const char *vfio_pci_dma_buf_show_type(struct vfio_pci_dma_buf *priv)
 }
 
 /*
- * To find out why a client, or the revoke of its buffer, hangs. Physical
- * addresses are not shown: ranges are those of the region, merged.
+ * For debugging of a client, or the revoke of its buffer, that hangs. Ranges
+ * are merged and shown as offsets in the region, not as physical addresses.
  */
 void vfio_pci_dma_buf_show_fdinfo(struct dma_buf *dmabuf, struct seq_file *m)
 {
 	struct vfio_pci_dma_buf *priv = dmabuf->priv;
 	u32 i;
 
-	/* The device cannot go while the lock is held */
+	/* The close of the device clears vdev under this lock */
 	scoped_guard(spinlock, &priv->bufs->lock) {
 		if (priv->vdev)
 			seq_printf(m, "vfio-pci-device:\t%s\n",

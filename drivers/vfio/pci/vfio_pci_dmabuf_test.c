@@ -52,7 +52,7 @@ static void vfio_pci_dmabuf_test_invalidate(struct dma_buf_attachment *attach)
 	dma_resv_assert_held(attach->dmabuf->resv);
 
 	test->nr_invalidated++;
-	/* Not known yet if the exporter comes before the attach has returned */
+	/* Before the attach has returned there is nothing to release. */
 	if ((test->flags & VFIO_PCI_DMABUF_TEST_PROMPT) && test->sgt)
 		vfio_pci_dmabuf_test_put_sgt(test);
 }
@@ -166,7 +166,7 @@ static int vfio_pci_dmabuf_test_signal(struct vfio_pci_dmabuf_test *test)
 	return 0;
 }
 
-/* Of the weakest kind, which most users of fences do not wait for */
+/* DMA_RESV_USAGE_BOOKKEEP: implicit sync ignores it, a revoke does not. */
 static int vfio_pci_dmabuf_test_fence(struct vfio_pci_dmabuf_test *test)
 {
 	struct dma_resv *resv = test->attach->dmabuf->resv;

@@ -19,7 +19,7 @@
 #define VFIO_PCI_DMABUF_TEST_PROMPT		0x4
 #define VFIO_PCI_DMABUF_TEST_FLAGS		0x7
 
-/* The importing device, and with it all DMA addresses, is that at the BDF. */
+/* The device at the BDF is the importing device. */
 struct vfio_pci_dmabuf_test_attach {
 	__s32 dmabuf_fd;
 	__u32 flags;
@@ -33,10 +33,10 @@ struct vfio_pci_dmabuf_test_attach {
 /* One attachment for each open file, which is detached when that is closed */
 #define VFIO_PCI_DMABUF_TEST_ATTACH	_IOW(VFIO_PCI_DMABUF_TEST_TYPE, 0, \
 					     struct vfio_pci_dmabuf_test_attach)
-/* A map, and what ends it */
+/* Map the DMABUF, and unmap it */
 #define VFIO_PCI_DMABUF_TEST_MAP	_IO(VFIO_PCI_DMABUF_TEST_TYPE, 1)
 #define VFIO_PCI_DMABUF_TEST_UNMAP	_IO(VFIO_PCI_DMABUF_TEST_TYPE, 2)
-/* A fence, as of DMA that has been started, and its end */
+/* Add a fence, as for DMA in progress, and signal it */
 #define VFIO_PCI_DMABUF_TEST_FENCE	_IO(VFIO_PCI_DMABUF_TEST_TYPE, 3)
 #define VFIO_PCI_DMABUF_TEST_SIGNAL	_IO(VFIO_PCI_DMABUF_TEST_TYPE, 4)
 /* Returns how many times the mappings were invalidated */
@@ -52,7 +52,7 @@ enum vfio_pci_dmabuf_test_memtype {
 	VFIO_PCI_DMABUF_TEST_WB,
 };
 
-/* What maps @addr for the caller; the members after @addr are results. */
+/* The page table entry that maps @addr for the caller; the rest is output. */
 struct vfio_pci_dmabuf_test_entry {
 	__u64 addr;
 	__u64 size;

@@ -3,10 +3,10 @@
  * The memory type of CPU mappings, and write-combining.
  *
  * Where the architecture tracks memory types by physical page, as x86 with PAT
- * does, a page has to be reserved as write-combining, or a fault maps it as
- * what it is reserved for otherwise, whatever the page protection of the VMA
- * says. Elsewhere the page protection is all there is, and the helpers of the
- * architecture that are used here do nothing.
+ * does, a page has to be reserved as write-combining. Otherwise a fault maps
+ * it with the type that is recorded for it, whatever the page protection of
+ * the VMA is. Elsewhere the page protection is all there is, and the helpers
+ * of the architecture that are used here do nothing.
  */
 #include <linux/io.h>
 #include <linux/pci.h>
@@ -17,7 +17,7 @@
 
 #include "vfio_pci_priv.h"
 
-/* Of a device: what the architecture allocates per range is not accounted */
+/* Per device: the architecture's record of each range is not accounted */
 #define VFIO_PCI_MAX_WC_RANGES	4096
 
 /**
@@ -76,7 +76,7 @@ static bool vfio_pci_in_msix_table(struct vfio_pci_core_device *vdev,
  * As for the resourceN_wc files in sysfs, the BAR must be prefetchable, which
  * means that merging writes does no harm.
  *
- * Return: false if never
+ * Return: true if they may, although vfio_pci_wc_reserve() can still fail
  */
 bool vfio_pci_wc_possible(struct vfio_pci_core_device *vdev, unsigned int bar,
 			  const struct vfio_pci_ranges *ranges)
@@ -148,7 +148,7 @@ static int vfio_pci_wc_reserve_memtype(const struct vfio_pci_wc *wc)
 
 /*
  * If the kernel's own mapping of the BAR is in the way, drop it. It stays
- * dropped, also if the reservation fails then.
+ * dropped even if the reservation then fails.
  */
 static int vfio_pci_wc_reserve_in_bar(struct vfio_pci_core_device *vdev,
 				      unsigned int bar, struct vfio_pci_wc *wc)
@@ -175,9 +175,12 @@ static void vfio_pci_wc_unlist(struct vfio_pci_dma_bufs *bufs,
 }
 
 /**
- * vfio_pci_wc_add() - map no more large pages that contain one of these pages
+ * vfio_pci_wc_add() - list pages that are about to be reserved
  * @vdev: the device, memory_lock held for writing
- * @wc: the pages, which are about to be reserved
+ * @wc: the pages
+ *
+ * From now on, faults of uncached DMABUFs map no large page that contains one
+ * of them.
  *
  * Return: 0, or -ENOSPC if the device has too many ranges
  */
@@ -206,6 +209,8 @@ int vfio_pci_wc_add(struct vfio_pci_core_device *vdev, struct vfio_pci_wc *wc)
  * Faults go on, and map pages with their new type as soon as each is reserved.
  * If @wc->of_page is set afterwards, the caller has to unmap them: on success
  * what was mapped before, and on failure what may have been mapped meanwhile.
+ * Until then a page may be mapped with both types, neither of which is
+ * cacheable.
  *
  * Return: 0; -EBUSY if a page is in use with another type; -EOPNOTSUPP if a
  * driver in the kernel uses the BAR; or -ENOMEM

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KUnit tests of the memory type of DMABUFs, of what needs no mapping: on x86
- * the page tables do not tell what the page protection of a VMA was, and QEMU
- * has no device with its MSI-X table in a prefetchable BAR.
+ * KUnit tests of the memory type of DMABUFs, for what tests in a guest cannot
+ * show: on x86 the page tables do not reflect the page protection of a VMA,
+ * and QEMU has no device with its MSI-X table in a prefetchable BAR.
  */
 #include <kunit/test.h>
 #include <linux/mm.h>
@@ -31,7 +31,7 @@ static u64 memtype_prot(enum vfio_pci_memtype type)
 	return pgprot_val(vfio_pci_memtype_pgprot(type, PAGE_SHARED));
 }
 
-/* How the protection looks is up to the architecture, but not the choice. */
+/* The architecture defines the bits. Test that the right helper is used. */
 static void memtype_pgprot(struct kunit *test)
 {
 	pgprot_t wc = pgprot_decrypted(pgprot_writecombine(PAGE_SHARED));

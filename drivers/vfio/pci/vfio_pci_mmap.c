@@ -29,7 +29,7 @@ static void vfio_pci_dma_buf_vm_close(struct vm_area_struct *vma)
 		fput(vma->vm_private_data);
 }
 
-/* Memory of a driver may need time after a reset before it can be accessed */
+/* Driver memory may need time after a reset before it can be accessed */
 static bool vfio_pci_dma_buf_is_ready(struct vfio_pci_dma_buf *priv)
 {
 	const struct vfio_pci_device_ops *ops;
@@ -68,11 +68,11 @@ static vm_fault_t vfio_pci_dma_buf_insert(struct vfio_pci_dma_buf *priv,
 }
 
 /*
- * Wait for the end of a reset, or until memory of a driver is ready, which only
- * regions have. If the caller of the fault allows a retry, wait without the
- * lock of the VMA or mm, for other threads to go on: the VMA may be gone
- * afterwards, and the access faults again. That fault returns the error of the
- * wait, if any.
+ * Wait for the end of a reset, or until driver memory is ready, which only
+ * regions have. If a retry is allowed, drop the VMA or mmap lock for the wait,
+ * so that other threads can proceed. The VMA may be gone afterwards, and the
+ * access faults again. That fault raises SIGBUS if the wait for driver memory
+ * failed.
  *
  * Return: 0 to go on with the fault, or its result
  */
@@ -81,7 +81,7 @@ static vm_fault_t vfio_pci_dma_buf_wait(struct vm_fault *vmf, bool busy)
 	struct vfio_pci_dma_buf *priv = vfio_pci_vma_dma_buf(vmf->vma);
 	/* A device file keeps the device open, and so the region's DMABUF */
 	struct file *file = vmf->vma->vm_private_data ?: vmf->vma->vm_file;
-	/* Each time, also after one retry: there may be another reset */
+	/* Also with FAULT_FLAG_TRIED: there may be another reset */
 	bool retry = vmf->flags & FAULT_FLAG_ALLOW_RETRY;
 	int ret;
 
@@ -166,13 +166,15 @@ static void vfio_pci_dma_buf_set_vma(struct vfio_pci_dma_buf *priv,
 	vma->vm_ops = &vfio_pci_dma_buf_vm_ops;
 	vma->vm_page_prot = vfio_pci_memtype_pgprot(priv->memtype,
 						    vma->vm_page_prot);
-	vm_flags_set(vma, VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP);
 
 	/*
 	 * Set vm_flags now, they should not be changed in the fault handler.
 	 * We want the same flags and page protection (decrypted above) as
 	 * io_remap_pfn_range() would set.
-	 *
+	 */
+	vm_flags_set(vma, VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP);
+
+	/*
 	 * VM_ALLOW_ANY_UNCACHED: The VMA flag is implemented for ARM64,
 	 * allowing KVM stage 2 device mapping attributes to use Normal-NC
 	 * rather than DEVICE_nGnRE, which allows guest mappings
@@ -193,7 +195,7 @@ static void vfio_pci_dma_buf_set_vma(struct vfio_pci_dma_buf *priv,
 		vm_flags_set(vma, VM_ALLOW_ANY_UNCACHED);
 }
 
-/* Are all pages of @vma in @priv? vm_pgoff is user input */
+/* Whether @vma is within @priv. vm_pgoff is user input. */
 static bool vfio_pci_dma_buf_covers(const struct vfio_pci_dma_buf *priv,
 				    const struct vm_area_struct *vma)
 {
@@ -224,10 +226,11 @@ static int vfio_pci_dma_buf_pfn_to_pgoff(struct vm_area_struct *vma,
 /**
  * vfio_pci_dma_buf_register_pfns() - register memory for memory-failure
  * handling
- * @priv: the DMABUF of a region that is memory of a driver
+ * @priv: the DMABUF of a region that is driver memory
  *
- * A kernel without CONFIG_MEMORY_FAILURE does not support this, which is no
- * error. On success @priv->pfn_space is for the caller to unregister and free.
+ * Without CONFIG_MEMORY_FAILURE this does nothing and succeeds;
+ * @priv->pfn_space stays NULL. Otherwise the caller unregisters and frees
+ * @priv->pfn_space.
  *
  * Return: 0 or a negative errno
  */
@@ -259,8 +262,8 @@ int vfio_pci_dma_buf_register_pfns(struct vfio_pci_dma_buf *priv)
  * @vma: the new mapping
  *
  * mmap() succeeds while memory is inaccessible, as for a BAR, and fails if the
- * buffer is permanently revoked. This is tested without a lock, for the errno
- * only: the fault handler decides.
+ * buffer is permanently revoked. The latter is tested without a lock, only to
+ * return an errno early; the fault handler tests it under the lock.
  *
  * Context: mmap_lock is held for writing.
  * Return: 0; -EINVAL if @vma is private or not within @dmabuf; -EOPNOTSUPP if
@@ -275,13 +278,13 @@ int vfio_pci_dma_buf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 		return -EINVAL;
 	if (!vfio_pci_dma_buf_covers(priv, vma))
 		return -EINVAL;
-	/* A driver may map its memory with other attributes than a BAR's */
+	/* Memory that is in no BAR may need other attributes than a BAR */
 	if (!priv->in_bar)
 		return -EOPNOTSUPP;
 	if (READ_ONCE(priv->state) == VFIO_PCI_MEM_DEAD)
 		return -ENODEV;
 
-	/* The VMA may be that of a driver which calls dma_buf_mmap() */
+	/* If called by dma_buf_mmap(), the VMA is that of another driver */
 	vma->vm_private_data = NULL;
 	vfio_pci_dma_buf_set_vma(priv, vma);
 	return 0;
@@ -317,7 +320,7 @@ int vfio_pci_dma_buf_mmap_region(struct vfio_pci_core_device *vdev,
 	vfio_pci_dma_buf_set_vma(dmabuf->priv, vma);
 	/* Keeps the device open, see .close */
 	vma->vm_private_data = get_file(vma->vm_file);
-	/* vdev->dma_bufs has a reference, so the DMABUF has its file */
+	/* vdev->dma_bufs holds a reference, so dmabuf->file is valid */
 	vma_set_file(vma, dmabuf->file);
 	return 0;
 }
@@ -327,18 +330,19 @@ int vfio_pci_dma_buf_mmap_region(struct vfio_pci_core_device *vdev,
  * @vma: the VMA at @addr
  * @addr: the start of a range, without tag
  * @length: size of the range in bytes
- * @write: the range is to be written, or else only to be read
+ * @write: DMA may write to the range, and not only read from it
  * @offset: set to the offset of @addr in the DMABUF
  *
- * Part of the interconnect of vfio_pci_dma_buf_iommufd_map(). All of the range
- * has to be in @vma, which is what user space was given: the DMABUF of a region
- * is larger. The protection of @vma is checked as pin_user_pages() does. The
- * state of the DMABUF is not, as it may change at any time: attach checks it.
+ * Part of the interconnect of vfio_pci_dma_buf_iommufd_map(). The whole range
+ * has to be in @vma: user space was given that part only, while the DMABUF of
+ * a region is larger. The protection of @vma is checked as pin_user_pages()
+ * does. The state of the DMABUF is checked by attach, as it may change at any
+ * time.
  *
  * Context: mmap_lock is held.
- * Return: the DMABUF, for the caller to put; NULL if this is not a mapping of a
- * DMABUF of ours that importers can map; or -EFAULT if @vma does not allow the
- * range or the access
+ * Return: the DMABUF, for the caller to put; NULL if @vma is not a mapping of
+ * a vfio-pci DMABUF that importers can map; or -EFAULT if @vma does not allow
+ * the range or the access
  */
 struct dma_buf *vfio_pci_dma_buf_iommufd_get(struct vm_area_struct *vma,
 					     unsigned long addr,

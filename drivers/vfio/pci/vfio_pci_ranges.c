@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The physical ranges behind a DMABUF, and the way from a page of it to a PFN.
+ * The physical ranges of a DMABUF, and the lookup of the PFN behind a page.
  *
  * These functions depend on their arguments only, so that KUnit can compare
  * them with a simple reference.
@@ -78,7 +78,7 @@ bool vfio_pci_ranges_may_overlap(const struct vfio_pci_ranges *a,
 }
 EXPORT_SYMBOL_IF_KUNIT(vfio_pci_ranges_may_overlap);
 
-/* The first range that ends behind @pgoff, nr if there is none */
+/* Index of the first range that ends after @pgoff, or nr if there is none */
 static u32 vfio_pci_ranges_search(const struct vfio_pci_ranges *ranges,
 				  unsigned long pgoff)
 {
@@ -109,8 +109,8 @@ static u32 vfio_pci_ranges_search(const struct vfio_pci_ranges *ranges,
  * address has to be aligned as well. vm_pgoff is user input: it may have any
  * value, and differs from @pgoff_base in the parts of a VMA that was split.
  *
- * Return: 0, -ERANGE if there is no such page of @order but a smaller one may
- * do, -EFAULT if nothing is behind @address.
+ * Return: 0; -ERANGE if a page of @order does not fit, but a smaller one may;
+ * -EFAULT if @address is outside of the ranges.
  */
 int vfio_pci_ranges_find_pfn(const struct vfio_pci_ranges *ranges,
 			     const struct vm_area_struct *vma,

@@ -76,7 +76,7 @@ static void random_ranges(struct ranges_test *t, u32 nr)
 	finish(t);
 }
 
-/* The PFN of page @pgoff, how many pages follow in the range it is in, or -1 */
+/* PFN of page @pgoff or -1, and in @left the pages to the end of its range */
 static s64 ref_page(struct ranges_test *t, u64 pgoff, u64 *left)
 {
 	u32 i;
@@ -231,7 +231,7 @@ static void ranges_merged(struct kunit *test)
 							  9, &pfn));
 	KUNIT_EXPECT_EQ(test, pfn, 0x200);
 
-	/* The same pages the other way round are no larger page */
+	/* In reverse order the same pages do not form a large page */
 	restart(t);
 	for (i = 0; i < 512; i++)
 		push_range(t, 0x3ff - i, 1);
@@ -280,7 +280,7 @@ static void ranges_wild_pgoff(struct kunit *test)
 	}
 }
 
-/* Two VMAs, of which one lies at each end of what can be mapped */
+/* One VMA at each end of the address space */
 static void ranges_vma_edges(struct kunit *test)
 {
 	const unsigned long size = 512 * PAGE_SIZE;

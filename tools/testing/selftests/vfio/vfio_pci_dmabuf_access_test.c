@@ -131,7 +131,7 @@ static void views_unmap(void)
 	}
 }
 
-/* Each page of each view answers @_sig, 0 for none. */
+/* A touch of each page of each view raises @_sig, 0 for none. */
 #define ASSERT_VIEWS(_sig) do {							\
 	struct view *__view;							\
 										\
@@ -144,8 +144,8 @@ static void views_unmap(void)
 } while (0)
 
 /*
- * Any BAR does where one has to be named: the last. Without @_supported each device
- * supports what is tested.
+ * Tests of one BAR use the last. Without @_supported, all devices are
+ * supported.
  */
 #define ACCESS_SETUP(_self, _supported) do {					\
 	if (!getenv_u32("VFIO_SELFTESTS_READ_BARS", 0))				\
@@ -216,7 +216,7 @@ TEST_F(access_switch, off_and_on)
 	ASSERT_EQ(0, try_touch(again));
 }
 
-/* Writes and system calls are answered like reads. */
+/* Writes and system calls fail like reads. */
 TEST_F(access_switch, all_kinds_of_access)
 {
 	void *vaddrs[] = {
@@ -253,8 +253,9 @@ TEST_F(access_switch, closed_while_off)
 }
 
 /*
- * Access that is away for two reasons comes back with the end of the last. D3hot
- * and low power are no such pair: low power is entered and left by way of D0.
+ * Access that is lost for two reasons is restored when both have ended. D3hot
+ * and low power cannot be combined: the device enters and leaves low power
+ * through D0.
  */
 TEST_F(access_switch, memory_disabled_too)
 {
@@ -333,7 +334,7 @@ TEST_F(access_switch, wakeup)
 	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->device, fd));
 	ASSERT_EQ(-1, eventfd_read(wakeup, &nr));
 
-	/* To read the config space wakes it. */
+	/* A read of config space wakes the device. */
 	vfio_pci_config_readw(self->device, PCI_VENDOR_ID);
 	ASSERT_EQ(0, eventfd_read(wakeup, &nr));
 	ASSERT_VIEWS(0);
@@ -361,9 +362,10 @@ static int touch_when_signalled(void *vaddr, int fd)
 }
 
 /*
- * The eventfd is signalled when there is access again. The thread that waits for it
- * has the priority on the only CPU of the one that wakes the device. With
- * CONFIG_PREEMPT the touch comes in the middle of the kernel's signalling.
+ * The eventfd is signalled when there is access again. The waiting thread has
+ * real-time priority, and shares one CPU with the thread that wakes the
+ * device. With CONFIG_PREEMPT the touch comes in the middle of the kernel's
+ * signalling.
  */
 TEST_F(access_switch, access_before_signal)
 {
@@ -424,9 +426,8 @@ FIXTURE_TEARDOWN(access_reset)
 }
 
 /*
- * The reset is over before anybody can see a mapping without access. The
- * new fault that it takes to use a mapping again shows that there was none. A
- * revoked buffer stays revoked.
+ * No access can observe the reset itself. The page fault of the next access
+ * shows that the mapping was unmapped. A revoked buffer stays revoked.
  */
 TEST_F(access_reset, unmaps_every_mapping)
 {

@@ -100,21 +100,21 @@ FIXTURE_TEARDOWN(dmabuf_drain)
 	}
 }
 
-#define NR_TOLD(_importer) \
+#define NR_NOTIFIED(_importer) \
 	importer_do((_importer), VFIO_PCI_DMABUF_TEST_NR_INVALIDATED)
 
 /*
- * Has the wait of @job begun? The importer is told to release the DMABUF when
- * all CPUs are out, right before it is waited for, each time anew.
+ * Has the wait of @job begun? Each operation notifies the importer after it
+ * has unmapped CPUs, and right before it waits.
  */
-static bool reaches_wait(struct job *job, int importer, int nr_told)
+static bool reaches_wait(struct job *job, int importer, int nr_notified)
 {
 	int ms, nr;
 
 	for (ms = 0; ms < PROMPT_MS && !job_ends(job, 1); ms++) {
-		nr = NR_TOLD(importer);
-		if (nr != nr_told)
-			return nr == nr_told + 1;
+		nr = NR_NOTIFIED(importer);
+		if (nr != nr_notified)
+			return nr == nr_notified + 1;
 	}
 	return false;
 }
@@ -126,7 +126,7 @@ static int do_memory_off(void *device, int fd)
 	return 0;
 }
 
-/* Where there is no reset, the same to importers */
+/* Without a reset, use memory disable, which is the same to importers. */
 static int do_reset(void *arg, int fd)
 {
 	struct vfio_pci_device *device = arg;
@@ -151,10 +151,10 @@ static int do_close_fd(void *device, int fd)
 
 /* Start @_fn, which has to wait for the importer with the DMABUF in @_state. */
 #define ASSERT_WAITS(_job, _fn, _state) do {					\
-	int __nr_told = NR_TOLD(self->importer);				\
+	int __nr_notified = NR_NOTIFIED(self->importer);			\
 										\
 	job_start((_job), (_fn), self->device, self->fd);			\
-	ASSERT_TRUE(reaches_wait((_job), self->importer, __nr_told));		\
+	ASSERT_TRUE(reaches_wait((_job), self->importer, __nr_notified));	\
 	ASSERT_TRUE(job_waits(_job));						\
 	ASSERT_TRUE(vfio_pci_dmabuf_fdinfo_has(self->fd, "state", (_state)));	\
 } while (0)
@@ -231,7 +231,7 @@ TEST_F(dmabuf_drain, signal_ends_the_wait)
 TEST_F(dmabuf_drain, memory_disable_after_interrupted_revoke)
 {
 	struct job job;
-	int nr_told;
+	int nr_notified;
 
 	ASSERT_WAITS(&job, job_revoke, REVOKED);
 	ASSERT_EQ(0, pthread_kill(job.thread, SIGUSR1));
@@ -239,10 +239,10 @@ TEST_F(dmabuf_drain, memory_disable_after_interrupted_revoke)
 	ASSERT_WAITS(&job, do_memory_off, REVOKED);
 	ASSERT_RELEASE_ENDS(&job);
 
-	nr_told = NR_TOLD(self->importer);
+	nr_notified = NR_NOTIFIED(self->importer);
 	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
 	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
-	ASSERT_EQ(nr_told, NR_TOLD(self->importer));
+	ASSERT_EQ(nr_notified, NR_NOTIFIED(self->importer));
 	ASSERT_DEAD(self->fd);
 }
 
@@ -440,8 +440,8 @@ TEST_F(dmabuf_drain, mmap_does_not_wait_for_device)
 /* The following use the other DMABUF. */
 
 /*
- * An importer that cannot be told to release a buffer, or do peer-to-peer DMA,
- * cannot attach. There is no wait for an attachment alone.
+ * An importer that cannot be notified to release a buffer, or cannot do
+ * peer-to-peer DMA, cannot attach. There is no wait for an attachment alone.
  */
 TEST_F(dmabuf_drain, attached_but_not_mapped)
 {
@@ -455,10 +455,10 @@ TEST_F(dmabuf_drain, attached_but_not_mapped)
 }
 
 /*
- * The importer as it should be releases the buffer when notified, and nobody
- * waits. It is notified when access goes, not when it comes back.
+ * A proper importer releases the buffer when notified, so no operation waits.
+ * It is notified when access is lost, not when it is restored.
  */
-TEST_F(dmabuf_drain, releases_when_told)
+TEST_F(dmabuf_drain, prompt_importer)
 {
 	importer_release(self->importer);
 	ASSERT_ATTACH(0, self->other, VFIO_PCI_DMABUF_TEST_PROMPT);
@@ -528,13 +528,13 @@ TEST(failed_hot_reset)
 	}
 
 	for (i = 0; i < 2; i++) {
-		int nr_told = NR_TOLD(importers[!i]);
+		int nr_notified = NR_NOTIFIED(importers[!i]);
 
 		job_start(&off, do_memory_off, devices[i], -1);
 		EXPECT_TRUE(reaches_wait(&off, importers[i], 0));
 		job_start(&reset, do_hot_reset, devices[!i], -1);
 		EXPECT_TRUE(job_ends(&reset, PROMPT_MS));
-		EXPECT_EQ(nr_told, NR_TOLD(importers[!i]));
+		EXPECT_EQ(nr_notified, NR_NOTIFIED(importers[!i]));
 		/* The other one is released only if the test has failed. */
 		importer_release(importers[i]);
 		if (!__test_passed(_metadata))

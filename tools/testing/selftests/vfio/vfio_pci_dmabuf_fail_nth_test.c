@@ -5,7 +5,7 @@
  * Documentation/fault-injection/fault-injection.rst.
  *
  * Needs a kernel with CONFIG_FAULT_INJECTION_DEBUG_FS, CONFIG_FAILSLAB and
- * CONFIG_FAIL_PAGE_ALLOC, and finds most on one that also checks itself.
+ * CONFIG_FAIL_PAGE_ALLOC, and finds most on a debug kernel.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -212,8 +212,8 @@ static u32 try_nth(struct __test_metadata *_metadata,
 }
 
 /*
- * Returns how often the operation failed. Some allocations may fail without
- * harm, but if none does nothing fails.
+ * Returns how often the operation failed. An operation may tolerate a failed
+ * allocation, so the caller checks that some did make it fail.
  */
 static u32 fail_each(struct __test_metadata *_metadata,
 		     FIXTURE_DATA(fail_nth) *self, struct operation op)
@@ -273,7 +273,7 @@ TEST_FAIL_NTH(export)
 	ASSERT_LE(3, FAIL_EXPORT(0, MANY_RANGES));
 }
 
-/* Of pages that had been reserved before one could not be, none stays reserved. */
+/* If the type of one page cannot be reserved, no page stays reserved. */
 TEST_FAIL_NTH(export_write_combining)
 {
 	u32 wc = VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC;

@@ -20,7 +20,7 @@
 static const char *edu_bdf;
 static const char *ivshmem_bdf;
 
-/* Each DMA moves so much. It takes 200 ms, whatever the size. */
+/* Bytes per DMA, which takes 200 ms whatever its size */
 #define DMA_SIZE	256
 
 /* Which part of the BAR is exported */
@@ -80,7 +80,8 @@ static const char *dma_setup(FIXTURE_DATA(dmabuf_import) *self,
 
 	edu_start(self, edu_bdf);
 	self->bar = vfio_pci_memory_bar(self->ivshmem, 2 * SZ_4M);
-	VFIO_ASSERT_GE(self->bar, 0);
+	if (self->bar < 0)
+		return "No BAR known to be plain memory";
 	self->mem = self->ivshmem->bars[self->bar].vaddr + EXPORT_OFFSET;
 	self->fd = export(self);
 	return NULL;
@@ -107,7 +108,7 @@ static bool filled_with(const void *mem, u8 byte)
 	return mmio_equals(mem, expected, sizeof(expected));
 }
 
-/* Copy RAM that holds @byte to @iova. Nobody reports if it gets there. */
+/* Copy RAM that holds @byte to @iova. Nothing reports whether it arrives. */
 static void dma_fill(FIXTURE_DATA(dmabuf_import) *self, iova_t iova, u8 byte)
 {
 	memset(self->ram.vaddr, byte, DMA_SIZE);
@@ -155,8 +156,8 @@ static int map_elsewhere(FIXTURE_DATA(dmabuf_import) *self)
 #define ASSERT_UNMAP() \
 	ASSERT_EQ(0, __iommu_unmap_iova(self->iommu, self->iova, EXPORT_SIZE))
 
-/* iommufd takes a buffer of one range only; adjacent ranges are merged. */
-TEST_F(dmabuf_import, what_is_taken)
+/* iommufd accepts only a buffer of one range; adjacent ranges are merged. */
+TEST_F(dmabuf_import, ranges)
 {
 	struct vfio_region_dma_range ranges[] = {
 		{ 8 * page_size, page_size },
@@ -253,10 +254,11 @@ static void low_power(struct vfio_pci_device *device)
 }
 
 /*
- * iommufd loses a buffer when its device loses memory access, and maps it again
- * when that is restored.
+ * iommufd loses a buffer when its device loses memory access, and maps it
+ * again when that is restored. dmabuf_p2p.restored tests that DMA does not
+ * arrive meanwhile.
  */
-TEST_F(dmabuf_import, access_goes_and_comes)
+TEST_F(dmabuf_import, access_lost_and_restored)
 {
 	static void (* const fns[])(struct vfio_pci_device *device) = {
 		memory_off_and_on, vfio_pci_device_reset, hot_reset,
@@ -272,7 +274,7 @@ TEST_F(dmabuf_import, access_goes_and_comes)
 		}
 	}
 
-	/* Revoked while the import has lost it already, and permanently then */
+	/* A revoke while memory is disabled is permanent, too. */
 	vfio_pci_cmd_clear(self->ivshmem, PCI_COMMAND_MEMORY);
 	ASSERT_EQ(0, map_elsewhere(self));
 	ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->ivshmem, self->fd));
@@ -293,8 +295,8 @@ TEST_F(dmabuf_import, device_closed)
 }
 
 /*
- * VFIO's own IOMMU interface maps a BAR by its mapping, without a DMABUF. That
- * of a DMABUF is refused, as a revoke could not end it.
+ * VFIO's own IOMMU interface maps a BAR by its mapping, without a DMABUF. A
+ * mapping of a DMABUF is refused, as a revoke could not end the DMA.
  */
 TEST(mapping_of_dmabuf_is_refused)
 {
@@ -309,7 +311,7 @@ TEST(mapping_of_dmabuf_is_refused)
 	/* iommufd, where it provides the container, maps both, see p2p_test */
 	if (!ioctl(self->iommu->container_fd, VFIO_CHECK_EXTENSION,
 		   VFIO_UPDATE_VADDR))
-		SKIP(return, "Container of iommufd");
+		SKIP(return, "iommufd provides the container");
 
 	fd = vfio_pci_dmabuf_export_range(self->ivshmem, self->bar, SZ_1M,
 					  SZ_4M);

@@ -81,7 +81,7 @@ static void start(FIXTURE_DATA(kvm) *self)
 {
 	vfio_vm_start(self->vm, SLOT, self->memory, 0);
 	job_start(&self->job, job_vm_run, self->vm, -1);
-	VFIO_ASSERT_TRUE(touch_grows(&self->vm->page->count));
+	VFIO_ASSERT_TRUE(count_grows(&self->vm->page->count));
 }
 
 /* The access that was refused has not been made, all before have. */
@@ -103,7 +103,7 @@ static void start(FIXTURE_DATA(kvm) *self)
 } while (0)
 
 #define ASSERT_STOPS() do {							\
-	ASSERT_TRUE(touch_grows(&self->vm->page->count));			\
+	ASSERT_TRUE(count_grows(&self->vm->page->count));			\
 	vfio_vm_stop(self->vm);							\
 	ASSERT_EQ(0, job_result(&self->job));					\
 	ASSERT_STORED(0);							\
@@ -177,7 +177,7 @@ TEST_F(kvm, close)
 	start(self);
 	dmabuf_test_close(&self->device);
 	if (!variant->dmabuf) {
-		ASSERT_TRUE(touch_grows(&self->vm->page->count));
+		ASSERT_TRUE(count_grows(&self->vm->page->count));
 		munmap_assert(self->vaddr, SLICE_SIZE);
 	}
 	ASSERT_REFUSED();
@@ -197,15 +197,15 @@ TEST_F(kvm, dirty_log)
 	for (i = 0; i < 2; i++) {
 		vfio_vm_set_slot(self->vm, SLOT, KVM_MEM_LOG_DIRTY_PAGES,
 				 self->vaddr, SLICE_SIZE);
-		ASSERT_TRUE(touch_grows(&self->vm->page->count));
-		ASSERT_TRUE(touch_grows(&self->vm->page->count));
+		ASSERT_TRUE(count_grows(&self->vm->page->count));
+		ASSERT_TRUE(count_grows(&self->vm->page->count));
 		vfio_vm_get_dirty_log(self->vm, SLOT, bitmap);
 		ASSERT_EQ(self->memory, bitmap[0]);
 		ASSERT_EQ(0, bitmap[SLICE_PAGES / 64 - 1]);
 		if (i)
 			break;
 		vfio_vm_set_slot(self->vm, SLOT, 0, self->vaddr, SLICE_SIZE);
-		ASSERT_TRUE(touch_grows(&self->vm->page->count));
+		ASSERT_TRUE(count_grows(&self->vm->page->count));
 	}
 	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
 	ASSERT_REFUSED();

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * DMABUFs and mappings when the driver is unbound from their device or the
- * device is removed, of a device that is open twice, and of two devices that are reset together:
- * $VFIO_EDU2_BDF and $VFIO_BOCHS2_BDF, which are functions of one.
+ * device is removed, of a device that is open twice, and of two devices that
+ * are reset together: $VFIO_EDU2_BDF and $VFIO_BOCHS2_BDF, which are functions
+ * of one.
  */
 #include <errno.h>
 #include <poll.h>
@@ -45,7 +46,7 @@ static int bind_driver(const char *driver)
 	return __sysfs_driver_bind(driver, device_bdf);
 }
 
-/* As unplug does. Found again, the device has lost its driver_override. */
+/* As unplug does. After a rescan, driver_override is not set. */
 static int remove_device(const char *driver)
 {
 	return sysfs_device_write(device_bdf, "remove", "1");
@@ -58,7 +59,7 @@ static int find_device(const char *driver)
 	       bind_driver(driver);
 }
 
-/* The power of the device's slot, as its button. NULL: is there one? */
+/* Switch the power of the device's slot; with NULL, only look for the slot. */
 static int write_slot(const char *val)
 {
 	char path[64], address[16];
@@ -126,7 +127,7 @@ FIXTURE_SETUP(unbind)
 	if (variant->bdf_env)
 		device_bdf = vfio_selftests_get_named_bdf(variant->bdf_env);
 	if (variant->bdf_env && (!device_bdf || write_slot(NULL)))
-		SKIP(return, "No slot that can be switched off");
+		SKIP(return, "No slot with power control");
 	DMABUF_SETUP(self, false, page_size);
 	driver = sysfs_driver_get(device_bdf);
 	ASSERT_NE(NULL, driver);
@@ -201,7 +202,7 @@ static int do_unbind(void *arg, int fd)
 
 /*
  * The device fd and a mapping of a BAR hold up the unbind. Once both are gone,
- * DMABUFs that others still have do not.
+ * DMABUFs that other processes still have do not.
  */
 TEST_F(unbind, waits_for_device)
 {
@@ -233,8 +234,8 @@ TEST_F(unbind, waits_for_device)
 }
 
 /*
- * A path to a DMABUF outlives all its descriptors, and holds up nothing either.
- * The same device, bound again, has nothing to do with the old buffers.
+ * A path to a DMABUF outlives all its descriptors, and holds up nothing
+ * either. Old buffers stay revoked when the device is bound again.
  */
 TEST_F(unbind, does_not_wait_for_buffers)
 {
@@ -331,8 +332,8 @@ static void half_map(struct half *half)
 } while (0)
 
 /*
- * Unlike a reset, memory disable is of one device, and a reset keeps it. If the
- * other device is closed it is reset too, and must not come to life by that.
+ * Unlike a reset, memory disable is of one device, and a reset keeps it. If
+ * the other device is closed it is reset too, and must not get access by that.
  */
 TEST(hot_reset_of_two)
 {

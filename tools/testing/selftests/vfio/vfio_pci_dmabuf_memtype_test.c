@@ -131,8 +131,9 @@ static int export_type(FIXTURE_DATA(memtype) *self, u32 type, u64 offset,
 }
 
 /*
- * The write-combining of closed buffers ends soon. There is no other one: wait, and
- * with another export for the end of what is done then.
+ * Write-combining of closed buffers ends asynchronously. Wait for that; the
+ * caller has no other write-combining buffer. The export waits for work that
+ * is still in progress.
  */
 static void end_closed(FIXTURE_DATA(memtype) *self)
 {
@@ -395,7 +396,7 @@ TEST_F(memtype, type_is_kept)
 	ASSERT_TYPE(vaddr, small, WC);
 }
 
-/* Close ends it for what is mapped and for what was closed. */
+/* Close of the device ends write-combining of mapped and of closed buffers. */
 TEST_F(memtype, close_of_device)
 {
 	int fd = export_type(self, WC, 0, small);
@@ -735,7 +736,7 @@ static void export_and_close(struct racer *racer)
 	close_assert(export_type(racer->self, WC, half + small / 2, small));
 }
 
-/* Exports end what is closed meanwhile, also where it overlaps other buffers. */
+/* An export ends buffers that were closed meanwhile, also overlapping ones. */
 TEST_F(memtype, close_against_export)
 {
 	u32 i, rounds = getenv_u32("VFIO_RACE_ROUNDS", 50);

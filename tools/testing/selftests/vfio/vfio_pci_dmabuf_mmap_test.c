@@ -41,7 +41,7 @@ static void write32(void *addr, u32 val)
 	VFIO_ASSERT_EQ(try_write32(addr, val), 0);
 }
 
-/* Is any BAR of any device in this page, except for that one? */
+/* Is a BAR other than this one in the page? */
 static bool page_is_shared(u64 page, const char *bdf, int bar)
 {
 	DIR *dir = opendir("/sys/bus/pci/devices");
@@ -336,7 +336,9 @@ TEST_F(dmabuf_mmap, file_of_bar_mappings)
 					 &__again));				\
 } while (0)
 
-/* A DMABUF does not keep its device open, and does not come back with it. */
+/*
+ * A DMABUF does not keep its device open, and stays revoked if it is reopened.
+ */
 TEST_F(dmabuf_mmap, dies_with_the_device)
 {
 	void *untouched = mmap_shared(self->fd, 0, self->size);
@@ -355,8 +357,9 @@ TEST_F(dmabuf_mmap, dies_with_the_device)
 }
 
 /*
- * A BAR mapping keeps the device open, and so the DMABUF alive: also what munmap()
- * left of it, where mremap() put that, and a copy that only a child has any more.
+ * A BAR mapping keeps the device open, and so the DMABUF usable. That includes
+ * the rest after munmap(), a mapping moved by mremap(), and one that only a
+ * child still has.
  */
 TEST_F(dmabuf_mmap, bar_mapping_keeps_device_open)
 {
@@ -400,8 +403,8 @@ static int open_mapped(const void *vaddr, int flags)
 }
 
 /*
- * Nobody can get the buffer under a BAR mapping and map it differently; a path to it
- * does not keep the device open either.
+ * The buffer under a BAR mapping cannot be opened through map_files, and an
+ * O_PATH descriptor of it does not keep the device open.
  */
 TEST_F(dmabuf_mmap, buffer_of_bar_mapping)
 {
@@ -575,7 +578,7 @@ TEST_F(dmabuf_memory, aliases)
 	ASSERT_SHOWS(c + page_size, 6);
 }
 
-/* After a split, what is left of a DMABUF or BAR mapping must not slide. */
+/* After a split, the rest of a mapping shows the same pages as before. */
 TEST_F(dmabuf_memory, split_keeps_offsets)
 {
 	int fd = EXPORT_PAGES(self, { 8, 2 }, { 2, 4 });
@@ -603,7 +606,7 @@ TEST_F(dmabuf_memory, split_keeps_offsets)
 	ASSERT_SHOWS(bar + 3 * page_size, 5, 6, 7);
 }
 
-/* A part of a mapping, moved elsewhere, goes on showing what it did. */
+/* A part of a mapping that is moved shows the same pages as before. */
 TEST_F(dmabuf_memory, mremap)
 {
 	int fd = EXPORT_PAGES(self, { 8, 2 }, { 2, 4 });

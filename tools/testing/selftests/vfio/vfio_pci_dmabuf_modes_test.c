@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Events of a device with a client other than by its owner's fd: a reset by
- * sysfs or by the owner's group, suspend of the system, an error of PCI Express.
- * The client goes on, what was revoked stays revoked, also in the meantime.
+ * Events that are not caused through the owner's device fd: a reset by sysfs
+ * or by the owner's group, suspend of the system, an error of PCI Express. The
+ * client keeps working, what was revoked stays revoked, also in the meantime.
  *
  * With $VFIO_SELFTESTS_SLEEP the system goes to sleep (S3) for some seconds.
  * Without it everything but that last step is done.
@@ -202,8 +202,8 @@ FIXTURE_TEARDOWN(modes)
 	vfio_client_stop(self->client);
 }
 
-/* The second time while memory is disabled, which is the owner's to end */
-TEST_F(modes, client_goes_on)
+/* The second time while memory is disabled, which only the owner may end */
+TEST_F(modes, client_keeps_working)
 {
 	struct touch_state *state = mmap(NULL, sizeof(*state),
 					 PROT_READ | PROT_WRITE,
@@ -223,7 +223,7 @@ TEST_F(modes, client_goes_on)
 			  vfio_client_read32(self->client, 0, NULL));
 
 		touchers_start(touchers, state, self->revoked, page_size, true);
-		ASSERT_TRUE(touch_grows(&state->nr_refused));
+		ASSERT_TRUE(count_grows(&state->nr_refused));
 		reason = variant->go(self->device);
 		touchers_stop(touchers);
 		if (reason)

@@ -46,7 +46,7 @@ FIXTURE_TEARDOWN_PARENT(dmabuf_observe)
 #define ASSERT_FDINFO(_fd, _key, _val) \
 	ASSERT_TRUE(vfio_pci_dmabuf_fdinfo_has((_fd), (_key), (_val)))
 
-/* Ranges are those of the region, merged. No name adds to what is shown. */
+/* Ranges are those of the region, merged. A buffer name cannot add lines. */
 TEST_F(dmabuf_observe, keys)
 {
 	struct vfio_region_dma_range ranges[] = {

@@ -62,7 +62,7 @@ static void attack_fault(int fd)
 	static size_t offset;
 	static void *vaddr;
 
-	/* Pages of the smallest size, and too many to be through with them soon */
+	/* Pages of the smallest size, and so many that they last */
 	if (!vaddr)
 		vaddr = mmap_shared_aligned(fd, 0, FAULT_SIZE, SZ_2M, page_size);
 	try_touch_pages(vaddr + offset, SZ_256K);
@@ -139,6 +139,18 @@ static void attack_keep(int fd)
 	usleep(1000);
 }
 
+/* Each mapping needs a page table of its own, and stays. */
+static void attack_grow(int fd)
+{
+	void *vaddr = mmap_reserve(page_size, SZ_2M, 0);
+
+	if (mmap(vaddr, page_size, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) ==
+	    vaddr)
+		try_touch(vaddr);
+	else
+		munmap_assert(vaddr, page_size);
+}
+
 #define CGROUP "/sys/fs/cgroup/vfio_owner"
 
 static bool cgroup_make(void)
@@ -146,6 +158,19 @@ static bool cgroup_make(void)
 	write_file("/sys/fs/cgroup/cgroup.subtree_control", O_WRONLY, "+memory");
 	mkdir(CGROUP, 0755);
 	return !write_file(CGROUP "/memory.high", O_WRONLY, "0");
+}
+
+static u64 cgroup_nr_throttled(void)
+{
+	FILE *file = fopen(CGROUP "/memory.events", "r");
+	int ret;
+	u64 nr;
+
+	VFIO_ASSERT_NOT_NULL(file);
+	ret = fscanf(file, "low %*u high %lu", &nr);
+	VFIO_ASSERT_EQ(ret, 1);
+	fclose(file);
+	return nr;
 }
 
 static void cgroup_add(pid_t pid)
@@ -168,7 +193,7 @@ FIXTURE(owner) {
 	/* The first ones are busy loops */
 	int nr_loops;
 	int nr_clients;
-	/* How often each client has come round */
+	/* Rounds of each client */
 	u64 *counts;
 };
 
@@ -177,8 +202,8 @@ FIXTURE_VARIANT(owner) {
 	/* Done to a client during each operation of the owner */
 	int sig;
 	/*
-	 * The DMABUFs have importers that release them when told, so that the
-	 * owner needs the locks that are for importers
+	 * The DMABUFs have importers that release them when notified, so that
+	 * the owner needs the locks that are for importers
 	 */
 	bool imported;
 	/*
@@ -187,7 +212,7 @@ FIXTURE_VARIANT(owner) {
 	 * the owner, now and then.
 	 */
 	bool unmaps;
-	/* The clients have no memory, and sleep at each attempt to get some */
+	/* The clients are above memory.high, and sleep when they have got memory */
 	bool throttled;
 };
 
@@ -221,7 +246,8 @@ FIXTURE_VARIANT_ADD(owner, fault_killed) {
 };
 
 FIXTURE_VARIANT_ADD(owner, fault_throttled) {
-	.attack = attack_fault,
+	.attack = attack_grow,
+	.unmaps = true,
 	.throttled = true,
 };
 
@@ -389,13 +415,13 @@ static pid_t child_start(int fd, void (*attack)(int fd), u64 *count)
 	}
 }
 
-/* At a priority at which it gets next to nothing, once it is at work */
+/* SCHED_IDLE, once it has done its first round */
 static pid_t client_start(int fd, void (*attack)(int fd), u64 *count)
 {
 	struct sched_param param = {};
 	pid_t pid = child_start(fd, attack, count);
 
-	VFIO_ASSERT_TRUE(touch_grows(count));
+	VFIO_ASSERT_TRUE(count_grows(count));
 	VFIO_ASSERT_EQ(sched_setscheduler(pid, SCHED_IDLE, &param), 0);
 	return pid;
 }
@@ -505,6 +531,8 @@ TEST_F(owner, is_not_held_up)
 		close_all(self, variant->imported);
 	}
 
+	if (variant->throttled)
+		ASSERT_NE(0, cgroup_nr_throttled());
 	for (i = 0; i < NR_OPERATIONS; i++)
 		judge(_metadata, variant, &operations[i], self->rounds, self->scale,
 		      base.us[i], times.us[i], times.slept[i]);

@@ -144,8 +144,8 @@ static bool dma_reaches(FIXTURE_DATA(dmabuf_p2p) *self, u64 offset, void *mem)
 }
 
 /*
- * From within a mapping. The BAR was mapped, not its address, and is
- * unmapped at once, also where type1 could unmap a part.
+ * From within a mapping. The DMA mapping outlasts munmap(), and can only be
+ * unmapped as a whole, also where type1 could unmap a part.
  */
 TEST_F(dmabuf_p2p, bar)
 {
@@ -170,7 +170,7 @@ TEST_F(dmabuf_p2p, bar)
 	ASSERT_FALSE(dma_reaches(self, 0, self->mem));
 }
 
-/* It follows the buffer, and ends with the permanent revoke of that. */
+/* The DMA mapping is of the DMABUF, not of the VMA, and ends with a revoke. */
 TEST_F(dmabuf_p2p, dmabuf)
 {
 	int fd = vfio_pci_dmabuf_export_range(self->device, self->bar,
@@ -287,7 +287,8 @@ static bool wait_charged(bool less, u64 than)
 
 /*
  * Page tables are charged to the process that maps, also when the owner restores
- * the mapping. IOVA and memory have no large page in common.
+ * the mapping after the exit of that process. IOVA and memory have no large page
+ * in common.
  */
 TEST_F(dmabuf_p2p, charged)
 {
@@ -297,7 +298,7 @@ TEST_F(dmabuf_p2p, charged)
 	int fd;
 
 	if (!self->iommu->iommufd)
-		SKIP(return, "The same as with iommufd");
+		SKIP(return, "Covered by the iommufd variant");
 	if (!memcg_make())
 		SKIP(return, "No memory cgroup");
 
@@ -309,10 +310,9 @@ TEST_F(dmabuf_p2p, charged)
 	if (!pid) {
 		write_file(MEMCG "/cgroup.procs", O_WRONLY, "0");
 		iommu_map_file(self->iommu, fd, page_size, size, iova);
-		raise(SIGSTOP);
 		_exit(0);
 	}
-	ASSERT_EQ(pid, waitpid(pid, NULL, WUNTRACED));
+	ASSERT_EQ(0, wait_child(pid));
 	ASSERT_TRUE(wait_charged(false, size / page_size * sizeof(u64)));
 	all = charged();
 
@@ -320,8 +320,6 @@ TEST_F(dmabuf_p2p, charged)
 	ASSERT_TRUE(wait_charged(true, all));
 	vfio_pci_memory_on(self->device);
 	ASSERT_TRUE(wait_charged(false, all));
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
 	rmdir(MEMCG);
 }
 
@@ -353,7 +351,7 @@ TEST_F(dmabuf_p2p, mapped_while_lost)
 		ASSERT_EQ(0, unmap(self, 2 * PART_SIZE));
 	}
 
-	/* Permanently is different */
+	/* A permanent revoke is final */
 	vfio_pci_memory_off(self->device);
 	ASSERT_EQ(0, MAP(vaddr, PART_SIZE));
 	vfio_pci_dmabuf_revoke(self->device, fd);
@@ -363,7 +361,7 @@ TEST_F(dmabuf_p2p, mapped_while_lost)
 	ASSERT_FALSE(dma_reaches(self, 0, self->mem));
 }
 
-/* Never after the permanent revoke, wherever that comes */
+/* Never restored after a permanent revoke, whenever that comes */
 TEST_F(dmabuf_p2p, revoked)
 {
 	int i, j, fd;
@@ -461,6 +459,7 @@ TEST_F(dmabuf_p2p, owner_killed)
 	owner = fork();
 	ASSERT_LE(0, owner);
 	if (!owner) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		pause();
 		_exit(0);
 	}

@@ -104,7 +104,7 @@ TEST_F(page_size, puds)
 	ASSERT_ENTRIES(vaddr, 2ULL * SZ_1G, 2, 0, 0);
 	munmap_assert(vaddr, 2ULL * SZ_1G);
 
-	/* A whole PUD is there, but not where one can be. */
+	/* Large enough for a PUD, but not aligned for one. */
 	vaddr = map_span(self, 0, SZ_1G + SZ_16M, SZ_1G, SZ_1G - SZ_2M);
 	ASSERT_FAULTS(vaddr, SZ_16M, 8, 0);
 }
@@ -142,7 +142,7 @@ TEST_F(page_size, pmds_and_ptes)
 }
 
 /* mmap() chooses addresses that allow large pages, and takes those of the caller. */
-TEST_F(page_size, address_of_the_kernel)
+TEST_F(page_size, address_chosen_by_kernel)
 {
 	void *vaddr, *free;
 	u64 offset = 0;
@@ -157,7 +157,7 @@ TEST_F(page_size, address_of_the_kernel)
 		ASSERT_FAULTS(vaddr, 8 * pmd_size, 8, 0);
 	}
 
-	/* With more room behind it than is mapped: that is how the kernel looks */
+	/* With more free space than is mapped, as the kernel looks for more */
 	free = mmap_reserve(16 * pmd_size, pmd_size, page_size);
 	munmap_assert(free, 16 * pmd_size);
 	vaddr = mmap(free, 8 * pmd_size, PROT_READ, MAP_SHARED, fd, offset);

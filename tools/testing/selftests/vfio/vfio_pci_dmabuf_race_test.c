@@ -120,7 +120,7 @@ FIXTURE_TEARDOWN_PARENT(race)
 	}
 }
 
-/* A test takes its time on a kernel that checks itself. */
+/* Debug kernels are slow. */
 #define TEST_RACE(_name) TEST_F_TIMEOUT(race, _name, 600)
 
 static void memory_off(FIXTURE_DATA(race) *self)
@@ -172,9 +172,10 @@ static int mapper_main(void *arg, int fd)
 }
 
 /*
- * Dead is dead, whatever the device does at the same time: memory is disabled,
- * and pages of the buffer change their memory type. Only a few times: QEMU
- * before 8.2 may lose a timer of the guest when memory is disabled or enabled.
+ * A revoked buffer stays revoked, whatever the device does at the same time:
+ * memory is disabled, and pages of the buffer change their memory type. Only a
+ * few times: QEMU before 8.2 may lose a timer of the guest when memory is
+ * disabled or enabled.
  */
 static int changer_main(void *arg, int fd)
 {
@@ -223,13 +224,13 @@ static void against_revoke(FIXTURE_DATA(race) *self, u32 rounds,
 			       !racer && i % 2);
 		if (racer)
 			job_start(&job, racer, self, -1);
-		VFIO_ASSERT_TRUE(!wait || touch_grows(&self->state.nr_done));
+		VFIO_ASSERT_TRUE(!wait || count_grows(&self->state.nr_done));
 		random_delay(&self->seed, MAX_DELAY_US);
 		touch_set_phase(&self->state, TOUCH_GOING);
 		vfio_pci_dmabuf_revoke(self->device, self->fd);
 		touch_set_phase(&self->state, TOUCH_OFF);
 		touch_pages(&self->state, self->vaddr, self->size);
-		VFIO_ASSERT_TRUE(!wait || touch_grows(&self->state.nr_refused));
+		VFIO_ASSERT_TRUE(!wait || count_grows(&self->state.nr_refused));
 		touchers_stop(touchers);
 		if (racer)
 			job_result(&job);
@@ -273,7 +274,7 @@ static int revoke_at_once(void *arg, int fd)
 	return ret;
 }
 
-/* Many pages, so that the one comes while the other unmaps them */
+/* Many pages, so that one revoke starts while the other still unmaps */
 TEST_RACE(two_revokes)
 {
 	struct job job;
@@ -293,7 +294,7 @@ TEST_RACE(two_revokes)
 		ret = revoke_at_once(self, -1);
 		other = job_result(&job);
 
-		/* One has done it, if not both together. */
+		/* At least one has succeeded. */
 		ASSERT_TRUE(!ret || !other);
 		ASSERT_TRUE(!ret || ret == -EBADFD);
 		ASSERT_TRUE(!other || other == -EBADFD);
@@ -304,9 +305,9 @@ TEST_RACE(two_revokes)
 }
 
 /*
- * New buffers and mappings, made while access goes away and comes back: each has to
- * start out as the device is, and to follow it. Others are without a file, and are
- * released while the device walks its list.
+ * New buffers and mappings, made while access goes away and comes back: each
+ * has to start out as the device is, and to follow it. Some buffers have only
+ * an O_PATH descriptor, and are released while the device walks its list.
  */
 static int newcomer_main(void *arg, int fd)
 {
@@ -349,7 +350,7 @@ static void against_device(FIXTURE_DATA(race) *self, u32 rounds,
 	touchers_start(bar_touchers, &self->state, bar, self->size, true);
 	job_start(&newcomer, newcomer_main, self, -1);
 	for (i = 0; i < rounds; i++) {
-		VFIO_ASSERT_TRUE(touch_grows(&self->state.nr_done));
+		VFIO_ASSERT_TRUE(count_grows(&self->state.nr_done));
 		random_delay(&self->seed, MAX_DELAY_US);
 		revoke(self);
 		touch_pages(&self->state, self->vaddr, self->size);
@@ -367,7 +368,7 @@ static void memory_off_and_on(FIXTURE_DATA(race) *self)
 	memory_off(self);
 	touch_pages(&self->state, self->vaddr, self->size);
 	VFIO_ASSERT_EQ(self->state.nr_wrong, 0);
-	VFIO_ASSERT_TRUE(touch_grows(&self->state.nr_refused));
+	VFIO_ASSERT_TRUE(count_grows(&self->state.nr_refused));
 	random_delay(&self->seed, MAX_DELAY_US);
 	memory_on(self);
 }
@@ -404,8 +405,9 @@ static int close_late(void *arg, int fd)
 }
 
 /*
- * A DMABUF does not keep its device open, nor does it hold up the unbind, which
- * waits for the close. Nothing of the next opening is for the old buffer.
+ * A DMABUF does not keep its device open, nor does it hold up the unbind,
+ * which waits for the close. The old buffer stays revoked when the device is
+ * opened again.
  */
 TEST_RACE(fault_against_close_and_unbind)
 {
@@ -426,7 +428,7 @@ TEST_RACE(fault_against_close_and_unbind)
 		touch_set_phase(&self->state, TOUCH_ON);
 		touchers_start(touchers, &self->state, vaddr, self->size,
 			       unbind);
-		ASSERT_TRUE(touch_grows(&self->state.nr_done));
+		ASSERT_TRUE(count_grows(&self->state.nr_done));
 		if (unbind) {
 			self->unbinding = true;
 			pid = fork_child(-1);
@@ -447,7 +449,7 @@ TEST_RACE(fault_against_close_and_unbind)
 		}
 		dmabuf_test_reopen(self->iommu, &self->device);
 		vfio_pci_bar_unmap_all(self->device);
-		ASSERT_TRUE(touch_grows(&self->state.nr_refused));
+		ASSERT_TRUE(count_grows(&self->state.nr_refused));
 		touchers_stop(touchers);
 		job_result(&job);
 
@@ -564,13 +566,13 @@ static int hold_call(FIXTURE_DATA(race) *self, int (*call)(void *arg, int fd),
 	ioctl_assert(self->fd, UFFDIO_COPY, &copy);
 	ret = job_result(&held);
 	job_result(&use);
-	VFIO_ASSERT_TRUE(free, "The call holds up others\n");
+	VFIO_ASSERT_TRUE(free, "The call blocks other users\n");
 	close_assert(self->fd);
 
 	return ret;
 }
 
-TEST_RACE(user_copy_holds_up_nobody)
+TEST_RACE(user_copy_blocks_no_other_user)
 {
 	void *data = calloc_assert(1, page_size);
 	struct vfio_region_dma_range *range = data;

@@ -59,9 +59,9 @@ FIXTURE_SETUP(sriov)
 {
 	int i;
 
-	/* Of a VF no BAR is known to be memory without side effects */
+	/* No BAR of a VF is known to be plain memory */
 	if (!getenv_u32("VFIO_SELFTESTS_READ_BARS", 0))
-		SKIP(return, "Not told that BARs may be read");
+		SKIP(return, "VFIO_SELFTESTS_READ_BARS is not set");
 
 	self->client = vfio_client_start();
 	self->iommu = iommu_init(default_iommu_mode);
@@ -171,8 +171,8 @@ static int remove_vfs(void *arg, int fd)
 }
 
 /*
- * Open VFs hold up their removal, their buffers that others still have do not. The
- * VF of the same address that comes next has nothing to do with them.
+ * Open VFs hold up their removal. Their buffers, open in other processes, do
+ * not. The VF of the same address that comes next has nothing to do with them.
  */
 TEST_F(sriov, removed)
 {

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Random steps by the owner and user of DMABUFs, against a model of what may be
- * accessed. It does one thing at a time, so a failure can be repeated with its
- * seed. vfio_pci_dmabuf_race_test has threads and
- * processes that race.
+ * Random steps by the owner and user of DMABUFs, against a model of what may
+ * be accessed. It does one thing at a time, so a failure can be repeated with
+ * its seed. vfio_pci_dmabuf_race_test has threads and processes that race.
  *
  * The mappings are in a window, a range of the address space. The model knows
  * for every page of it what is mapped there; what a touch of the page returns
@@ -171,7 +170,7 @@ static bool step_write(FIXTURE_DATA(stress) *self)
 	return check_access(self, slot, sig, val);
 }
 
-/* To the model the memory type is all the same. */
+/* The model ignores the memory type. */
 static bool step_export(FIXTURE_DATA(stress) *self)
 {
 	struct vfio_region_dma_range ranges[MAX_RANGES];
@@ -303,7 +302,7 @@ static bool step_munmap(FIXTURE_DATA(stress) *self)
 	return true;
 }
 
-/* Only what is one mapping can be moved at once, and not onto itself. */
+/* Only pages of one mapping can be moved at once, and not onto themselves. */
 static bool step_mremap(FIXTURE_DATA(stress) *self)
 {
 	struct slot *slots, *to;

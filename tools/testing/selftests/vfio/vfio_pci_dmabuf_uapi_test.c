@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * VFIO_DEVICE_FEATURE_DMA_BUF: what it takes, what it refuses, and with which
- * error. Nothing that is refused leaves a file descriptor behind.
+ * VFIO_DEVICE_FEATURE_DMA_BUF: what it accepts, what it refuses, and with
+ * which error. Nothing that is refused leaves a file descriptor behind.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -50,7 +50,7 @@ static int export_range(FIXTURE_DATA(dmabuf_uapi) *self, u64 offset, u64 length)
 					      length);
 }
 
-/* The fd alone does not suffice to add a fence, which a reset would wait for. */
+/* A holder of the fd cannot add a fence, for which a reset would wait. */
 TEST_F(dmabuf_uapi, no_fences)
 {
 	int fd = export_range(self, 0, page_size);
@@ -202,7 +202,7 @@ TEST_F(dmabuf_uapi, header)
 		{ 40, get, 0, -EINVAL },
 		{ 40, get, INT32_MAX, -E2BIG },
 		{ 40, get, UINT32_MAX, -E2BIG },
-		/* A probe makes nothing: the number of fds is checked. */
+		/* A probe exports nothing: the number of fds is checked. */
 		{ 40, probe | get, 1, 0 },
 		{ 40, probe, 1, 0 },
 		{ 40, probe | set, 1, -EINVAL },
@@ -241,7 +241,7 @@ static int export_flags(FIXTURE_DATA(dmabuf_uapi) *self, u32 flags)
 					      flags, 0, page_size);
 }
 
-/* Bits, and memory types, of which 0 and 1 are known: a type is a number. */
+/* Bits 0 to 27 are unknown, 28 to 31 are a memory type: 0 and 1 are known. */
 TEST_F(dmabuf_uapi, unknown_flags)
 {
 	u32 type, bit;
@@ -313,8 +313,8 @@ TEST_F(dmabuf_uapi, region_index)
 }
 
 /*
- * Without a free descriptor there is an error, and no buffer left behind, nor by
- * those that were closed: a buffer has an inode of its own.
+ * Neither a closed buffer nor an export that fails for lack of a descriptor
+ * leaves a buffer behind. Each buffer has an inode, so inodes are counted.
  */
 TEST_F(dmabuf_uapi, no_buffer_left)
 {

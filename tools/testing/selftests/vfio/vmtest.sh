@@ -39,13 +39,13 @@ usage() {
 	cat <<EOT
 usage: ${0##*/} [options]			run the selftests
        ${0##*/} [options] --exec PROGRAM [ARGS]	run one program of the host
-       ${0##*/} [options] --shell		look around
+       ${0##*/} [options] --shell		open a shell in the guest
        ${0##*/} [options] --build		build only
-       ${0##*/} [options] --judge		judge the workspace's last run anew
+       ${0##*/} [options] --judge		evaluate the last run in the workspace again
 Options:
 	-s DIR	kernel tree (default: the one this script is in)
 	-d DIR	kernel build folder (default: .vfio_vmtest in the tree)
-	-n	do not build; the kernel may have more than the fragments ask for
+	-n	do not build; the kernel may have more options than those asked for
 	-D	debug kernel: config.debug too, default folder .vfio_vmtest_debug
 	-c FILE	fragment of the configuration, e.g. config.vmtest.64k; may be repeated
 	-w DIR	workspace, for results (default: BUILD_DIR/vmtest)
@@ -59,7 +59,8 @@ Options:
 	-i	count instructions (TCG, one CPU): guest time is deterministic
 	-h	this help
 Environment: CC for the kernel (default: gcc, by ccache where that is), EXTRA_QEMU
-for more arguments to QEMU, VMTEST_BOOT_LIMIT for the seconds that are not the tests'.
+for more arguments to QEMU, VMTEST_BOOT_LIMIT for the seconds that boot and shutdown
+may take.
 ARCH is x86 or arm64. For arm64 SYSROOT is a folder with a static busybox and libuuid
 of that architecture: Debian's busybox-static and uuid-dev, unpacked by "dpkg -x".
 Exit status: 0 all passed, 1 a test failed, 2 usage, 4 a tool is missing,
@@ -129,7 +130,7 @@ check_args() {
 	done
 	for arg in "${environment[@]}"; do
 		[[ $arg =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] ||
-			die $USAGE "no variable and its value: $arg"
+			die $USAGE "not NAME=VALUE: $arg"
 	done
 	for arg in "${fragments[@]}"; do
 		[ -r "$arg" ] || die $USAGE "cannot read the file $arg"
@@ -142,11 +143,11 @@ check_args() {
 	for arg in "$src" "$test_dir" "$build_dir" "$workspace" \
 		   "${program[@]:0:1}" "${extra_files[@]}"; do
 		[[ $(realpath -m "$arg") != *[[:space:]]* ]] ||
-			die $USAGE "blanks in a path do not work: $arg"
+			die $USAGE "whitespace in a path is not supported: $arg"
 	done
 }
 
-# Have "$2" to oneself, or with other readers if "$1" is --shared
+# Lock the directory "$2"; "$1" is --exclusive or --shared
 lock() {
 	local fd
 
@@ -161,7 +162,7 @@ is_dynamic() {
 	LC_ALL=C readelf -l "$1" 2>/dev/null | grep -q INTERP
 }
 
-# /dev/kvm alone says little: it may be there on a CPU that cannot virtualise
+# /dev/kvm may exist on a CPU without virtualization
 choose_accel() {
 	local kvm=tcg
 
@@ -342,8 +343,8 @@ make_initrd() {
 }
 
 # Each device sits behind a root port of its own: one IOMMU group each, and a
-# bus reset that hits nobody else. From 8 GT/s on Linux waits after a bus reset
-# for a link-active bit that QEMU does not set again.
+# bus reset that affects no other device. From 8 GT/s on Linux waits after a
+# bus reset for a link-active bit that QEMU does not set again.
 device() {
 	local port="pcie-root-port,x-speed=5,${3-hotplug=off}"
 
@@ -419,9 +420,10 @@ qemu_command() {
 	qemu+=(-device "nvme-subsys,id=subsys")
 	device "nvme,serial=sriov,subsys=subsys,$sriov" pcie.0 hotplug=on
 	device virtio-net-pci,ats=on,aer=on,iommu_platform=on,disable-legacy=on,romfile=
-	# Its BAR 1 is of I/O ports. It can be unplugged and, as QEMU does not see that
-	# it has no power, plugged again. Not with lockdep, which reports locks of
-	# pciehp, and of VFIO that resets a device when it is opened.
+	# Its BAR 1 has I/O ports. It can be unplugged and, as QEMU does not
+	# see that it has no power, plugged again. Not with lockdep, which
+	# reports locks of pciehp, and of VFIO that resets a device when it is
+	# opened.
 	[ "$debug" -eq 0 ] || slot=hotplug=off
 	device pci-testdev,membar=1M pcie.0 "$slot"
 	# Two functions of one device: they are reset together
@@ -502,7 +504,7 @@ watch_guest() {
 			echo $((SECONDS - last)) > "$workspace/silent"
 			break
 		fi
-		read -r -t 10 line	# a sleep without a process
+		read -r -t 10 line	# sleeps without a fork
 		ask_monitor
 	done
 	echo quit
@@ -542,8 +544,8 @@ found() {
 		die "$code" "$what, see $workspace/console.log"
 }
 
-# The worst first: what comes after a splat is not to be believed. Lockdep
-# reports are no warnings to panic_on_warn, they are only found in the log.
+# The worst first: results after a splat are not reliable. Lockdep reports are
+# no warnings to panic_on_warn, they are only found in the log.
 judge() {
 	local verdict lockdep leaks word value
 	local form="^(done|exit) ([0-9]+) lockdep ([0-9]+|none) leaks ([0-9]+|none)$"
@@ -573,7 +575,7 @@ judge() {
 	[ ! -e "$workspace/silent" ] ||
 		die $HANG "no output for $(cat "$workspace/silent") s"
 	[[ ${status[0]} != 124 && ${status[0]} != 137 ]] ||
-		die $HANG "time is over after $guest_limit s"
+		die $HANG "timed out after $guest_limit s"
 	verdict=$(tr -d '\r' < "$workspace/verdict")
 	[[ $verdict != "setup "* ]] || die $SETUP_FAILED "$verdict"
 	[[ $verdict =~ $form ]] ||
@@ -584,7 +586,7 @@ judge() {
 	[ "$leaks" = none ] || [ "$leaks" = 0 ] ||
 		die $LEAK "$leaks leaks, see $workspace/output.log"
 	[ $debug -eq 0 ] || [ "$lockdep $leaks" = "1 0" ] ||
-		die $NO_VERDICT "the debug kernel did not check itself"
+		die $NO_VERDICT "lockdep or kmemleak did not run on the debug kernel"
 	[ "$word" = "done" ] || return "$value"
 	case ${status[1]} in
 	"$NO_VERDICT") die "$NO_VERDICT" "the output is incomplete" ;;

@@ -2,10 +2,9 @@
 #
 # Read what the guest's programs printed, between the marks of vmtest_init.sh.
 # Print one KTAP line per program, and before it what failed; write all of it,
-# nested, to the file "ktap". The file "skips" holds the allowed skips, "conditions"
-# are those of " debug ", " nodebug ", " nopat ", " notcg " and " 64k " that are
-# true, and
-# " ARCHITECTURE ".
+# nested, to the file "ktap". The file "skips" holds the allowed skips,
+# "conditions" the CONDITIONs of its "skip-CONDITION" lines that are true, with
+# blanks around each.
 # Exit with 0, 1 (something failed), 72 (output incomplete) or 77 (a hang).
 
 function say(line) {
@@ -88,14 +87,14 @@ function skipped(what,	i) {
 			return
 		}
 	fail++
-	complain("must not skip: " what)
+	complain("skip not allowed: " what)
 }
 
 function finish(rc) {
 	close_nested(-1)
 	if (rc == 137) {
 		hang = 1
-		complain("time is over")
+		complain("timed out")
 	} else if (rc == 4 && !pass && !fail && !skips_seen) {
 		skipped("the program")
 	} else if (rc != 0 && rc != 4 && !fail) {

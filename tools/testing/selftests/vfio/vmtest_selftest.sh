@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Does vmtest.sh see what goes wrong? Recorded runs for what is hard to provoke,
-# small programs in a real guest for the rest. Takes the options of vmtest.sh
-# (-d and the like) for those; the kernel must have been built.
+# Check that vmtest.sh detects failures. Recorded runs for what is hard to
+# provoke, small programs in a real guest for the rest. Takes the options of
+# vmtest.sh (-d and the like) for those; the kernel must have been built.
 
 set -u
 
@@ -92,7 +92,7 @@ shows() {
 recorded_runs() {
 	local many
 
-	recorded "all is well" 0 "$ok" "" <<< "$good"
+	recorded "success" 0 "$ok" "" <<< "$good"
 	printed "nested results" 0 '1..1\n    1..2\n    ok 1 a\n    ok 2 b\nok 1 all'
 	printed "a failed test" 1 '1..2\nok 1 a\nnot ok 2 b' 1
 	printed "a nested failure" 1 \
@@ -160,7 +160,8 @@ program() {
 		-t 1 --exec "$tmp/program" "$@"
 }
 
-# config NAME STATUS [LINE]: a kernel of others, that has what is needed and LINE
+# config NAME STATUS [LINE]: a kernel that vmtest.sh has not built, with the
+# required options and LINE
 config() {
 	grep -hE ^CONFIG_ "$dir"/config{,.vmtest{,.x86}} > "$tmp/build/.config"
 	echo "${3-}" >> "$tmp/build/.config"

@@ -20,7 +20,7 @@
 #define CLIENT_MAX_FDS	2
 #define CLIENT_MAX_DATA	1024
 
-/* A call, and as the answer to it the same with what the function returned */
+/* A call. The reply is the same struct with @ret and @data updated. */
 struct client_call {
 	int (*fn)(void *data, const int *fds);
 	int ret;
@@ -173,7 +173,7 @@ static int client_mmap(void *data, const int *fds)
 			     PROT_READ | PROT_WRITE, &client_vaddr);
 }
 
-/* A failed mmap() leaves no mapping, and an access answers SIGSEGV. */
+/* A failed mmap() leaves no mapping, and an access returns SIGSEGV. */
 static int client_access(void *data, const int *fds)
 {
 	struct client_access *access = data;

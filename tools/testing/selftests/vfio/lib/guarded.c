@@ -22,7 +22,7 @@ static void guard_handler(int sig)
 	if (env)
 		siglongjmp(*env, sig);
 
-	/* The access is repeated on return, and then it kills. */
+	/* The access is repeated on return, and now kills the process. */
 	signal(sig, SIG_DFL);
 }
 

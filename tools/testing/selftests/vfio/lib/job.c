@@ -2,6 +2,8 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "../../../kselftest.h"
@@ -50,4 +52,25 @@ int job_result(struct job *job)
 	close_assert(job->done[0]);
 
 	return job->ret;
+}
+
+u64 now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
+}
+
+bool count_grows(const u64 *count)
+{
+	u64 end = now_ns() + JOB_ENDS_MS * 1000000ULL;
+	u64 old = READ_ONCE(*count);
+
+	while (READ_ONCE(*count) == old) {
+		if (now_ns() > end)
+			return false;
+		sched_yield();
+	}
+	return true;
 }

@@ -64,7 +64,7 @@ void page_table_info(const void *vaddr, size_t size,
 	close_assert(fd);
 }
 
-/* A page of the page table, which is one PMD, is full of entries of 8 bytes. */
+/* A PMD maps one page of PTEs, of 8 bytes each. */
 u64 pmd_size_get(void)
 {
 	return (u64)getpagesize() * getpagesize() / sizeof(u64);

@@ -64,8 +64,8 @@ static bool touch_is_right(struct touch_state *state, enum touch_phase phase,
 void touch_page(struct touch_state *state, const void *vaddr, u32 page)
 {
 	static const char * const phases[] = {
-		"there was access", "access went away", "access was gone",
-		"access came back",
+		"access was enabled", "access was being revoked",
+		"access was revoked", "access was being restored",
 	};
 	u32 seq = touch_get_seq(state);
 	enum touch_phase phase = seq % TOUCH_NR_PHASES;
@@ -93,27 +93,6 @@ void touch_pages(struct touch_state *state, const void *vaddr, size_t size)
 
 	for (page = 0; page < size / getpagesize(); page++)
 		touch_page(state, vaddr, page);
-}
-
-static u64 now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
-}
-
-bool touch_grows(const u64 *count)
-{
-	u64 end = now_ns() + JOB_ENDS_MS * 1000000ULL;
-	u64 old = READ_ONCE(*count);
-
-	while (READ_ONCE(*count) == old) {
-		if (now_ns() > end)
-			return false;
-		sched_yield();
-	}
-	return true;
 }
 
 static int toucher_main(void *arg, int fd)

@@ -46,8 +46,8 @@ int vfio_client_write32(struct vfio_client *client, u64 offset, u32 val);
 int vfio_client_revoke(struct vfio_client *client, int fd, int dmabuf_fd);
 
 /*
- * fork(), of a child that dies with the caller and has no fds but the standard
- * ones, of which standard input is @fd unless that is -1.
+ * fork() a child that is killed when the caller exits. It keeps only the
+ * standard fds; standard input is @fd, unless @fd is -1.
  */
 pid_t fork_child(int fd);
 

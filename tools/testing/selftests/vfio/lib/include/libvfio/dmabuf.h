@@ -51,7 +51,7 @@ void *mmap_shared(int fd, u64 offset, size_t size);
 void *mmap_shared_aligned(int fd, u64 offset, size_t size, size_t align,
 			  size_t misalign);
 
-/* As these, of [offset, offset + size) of region @index of the device. */
+/* mmap_shared() and mmap_shared_aligned() of a part of region @index */
 void *vfio_pci_region_mmap(struct vfio_pci_device *device, u32 index,
 			   u64 offset, size_t size);
 void *vfio_pci_region_mmap_aligned(struct vfio_pci_device *device, u32 index,
@@ -80,8 +80,8 @@ int vfio_pci_last_bar(struct vfio_pci_device *device, u64 min_size);
 int vfio_pci_memory_bar(struct vfio_pci_device *device, u64 min_size);
 
 /*
- * The lines of fdinfo of a DMABUF that start with @prefix, without it. The
- * string is overwritten by the next call.
+ * The lines of fdinfo of a DMABUF that start with @prefix, which is removed.
+ * The string is overwritten by the next call.
  */
 const char *vfio_pci_dmabuf_fdinfo(int dmabuf_fd, const char *prefix);
 bool vfio_pci_dmabuf_fdinfo_has(int dmabuf_fd, const char *key,
@@ -96,7 +96,7 @@ u64 read_number(const char *path);
 int count_fds(void);
 u64 count_inodes(void);
 
-/* An O_PATH descriptor of what @fd refers to */
+/* An O_PATH descriptor of the file of @fd */
 int open_o_path(int fd);
 
 #endif /* SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_DMABUF_H */

@@ -6,7 +6,7 @@
 
 #include <libvfio.h>
 
-/* A test takes its time on a kernel that checks itself, on a busy machine. */
+/* Debug kernels on a busy machine need more than the default of 30 seconds. */
 #ifdef TEST_TIMEOUT_DEFAULT
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	300
@@ -17,12 +17,12 @@
  * if $VFIO_SELFTESTS_READ_BARS is set, which promises that a read has no side
  * effects. Otherwise only the BARs in $VFIO_SELFTESTS_MEMORY_BAR are used.
  *
- * $VFIO_SELFTESTS_IOMMU_MODE is how the device is opened, instead of by iommufd.
+ * $VFIO_SELFTESTS_IOMMU_MODE selects the IOMMU mode; the default is iommufd.
  */
 extern const char *device_bdf;
 extern size_t page_size;
 
-/* main() calls it, for these two. */
+/* Called by main(); sets @device_bdf and @page_size. */
 void dmabuf_test_init(int *argc, char *argv[]);
 
 /* The members of a FIXTURE() that DMABUF_SETUP() sets */
@@ -37,9 +37,9 @@ void dmabuf_test_init(int *argc, char *argv[]);
  * Open the device and find a BAR of at least @_min_size bytes: one that is plain
  * memory if @_memory, otherwise the largest. Skip the test if there is none.
  *
- * Nothing needs to be released: each test is a process, and its exit closes and
- * unmaps, also if the test has failed. A FIXTURE_TEARDOWN() is for what would keep
- * that process from exiting, and for other processes.
+ * Nothing needs to be released: each test is a process, and its exit closes
+ * and unmaps, also if the test has failed. A FIXTURE_TEARDOWN() only stops
+ * other processes, and ends waits that would keep the process from exiting.
  */
 #define DMABUF_OPEN(_memory, _min_size, _iommu, _device, _bar) do {		\
 	const char *__reason = dmabuf_test_open((_memory), (_min_size),		\

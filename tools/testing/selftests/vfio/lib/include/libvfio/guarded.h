@@ -19,8 +19,9 @@ int try_touch(const void *addr);
 int try_touch_pages(const void *addr, size_t size);
 
 /*
- * memset() and a test for equality for memory of devices, byte by byte: on arm64 an
- * uncached access must be aligned, and those of libc may not be.
+ * memset() and a test for equality for memory of devices, byte by byte: on
+ * arm64 an uncached access must be aligned, and those of memset() and memcmp()
+ * may not be.
  */
 void mmio_fill(void *vaddr, u8 byte, size_t size);
 bool mmio_equals(const void *vaddr, const void *data, size_t size);

@@ -11,8 +11,8 @@
 #include "../../../../../../../drivers/vfio/pci/vfio_pci_dmabuf_test.h"
 
 /*
- * The test importer of CONFIG_VFIO_PCI_DMABUF_TEST, which holds a DMABUF until
- * it is told to release it. Each fd can attach to one DMABUF, and releases it
+ * The test importer of CONFIG_VFIO_PCI_DMABUF_TEST, which keeps a DMABUF until
+ * a command releases it. Each fd can attach to one DMABUF, and releases it
  * when it is closed. Returns the fd, or -1 if the kernel has no test importer.
  */
 int importer_open(void);
@@ -27,7 +27,7 @@ int __importer_attach(int importer, struct vfio_pci_device *device,
 void importer_attach(int importer, struct vfio_pci_device *device,
 		     int dmabuf_fd, u32 flags);
 
-/* Start and end a map or DMA, as VFIO_PCI_DMABUF_TEST_*. 0 or -errno */
+/* Issue a VFIO_PCI_DMABUF_TEST_* command. Returns its result or -errno. */
 int importer_do(int importer, unsigned long command);
 
 /* End both, as far as there are any. */

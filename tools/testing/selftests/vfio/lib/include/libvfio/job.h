@@ -5,17 +5,19 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+#include <linux/types.h>
+
 #include "kselftest.h"
 
-/* Long enough to say that something waits */
+/* A job that has not ended after this time is taken to wait. */
 #define JOB_WAITS_MS	200
 
-/* On a slow machine, until something that does not wait has come to its end */
+/* Time limit for a job that does not wait, on a slow machine */
 #define JOB_ENDS_MS	60000
 
 /*
- * Something to do that may have to wait, in a thread. Its end is seen at a pipe:
- * the thread may not return for a long time.
+ * A function that runs in a thread and may block. A pipe reports its end, so
+ * that a test can poll with a timeout.
  */
 struct job {
 	int (*fn)(void *arg, int fd);
@@ -37,5 +39,14 @@ bool job_waits(struct job *job);
 
 /* The return value of fn(), which has to end */
 int job_result(struct job *job);
+
+/* CLOCK_MONOTONIC */
+u64 now_ns(void);
+
+/*
+ * Wait for other threads to increase @count. False if they do not, for much
+ * longer than a slow machine needs.
+ */
+bool count_grows(const u64 *count);
 
 #endif /* SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_JOB_H */

@@ -18,7 +18,7 @@ struct page_table_info {
 	u64 bytes_writable;
 	u64 bytes_uc;
 	u64 bytes_wc;
-	/* Those that a VM may map with another uncached type */
+	/* Bytes that KVM may map with another uncached type */
 	u64 bytes_any_uncached;
 };
 

@@ -55,12 +55,6 @@ void touch_fill(void *bar, size_t size);
 void touch_page(struct touch_state *state, const void *vaddr, u32 page);
 void touch_pages(struct touch_state *state, const void *vaddr, size_t size);
 
-/*
- * Wait for other threads to increase @count, nr_done or nr_refused. False if they
- * do not, for much longer than a slow machine needs.
- */
-bool touch_grows(const u64 *count);
-
 struct toucher {
 	struct touch_state *state;
 	void *vaddr;
@@ -79,7 +73,7 @@ void touchers_start(struct toucher touchers[2], struct touch_state *state,
 		    void *vaddr, size_t size, bool process);
 void touchers_stop(struct toucher touchers[2]);
 
-/* Pass a random time of up to @max_us, busily: nobody sleeps as short. */
+/* Busy-wait for a random time of up to @max_us, too short for a sleep. */
 void random_delay(u32 *seed, u32 max_us);
 
 #endif /* SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_TOUCHER_H */

@@ -9,8 +9,8 @@
 /* The first page of the virtual machine */
 struct vfio_vm_page {
 	u8 code[256];
-	u64 count;	/* Of accesses that are done */
-	u8 stop;	/* After the next one? */
+	u64 count;	/* Number of accesses done */
+	u8 stop;	/* Halt after the next access */
 };
 
 /*

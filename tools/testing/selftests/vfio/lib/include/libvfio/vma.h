@@ -21,8 +21,8 @@ struct vma_info {
 void vma_info(const void *vaddr, struct vma_info *info);
 
 /*
- * Number of ranges with physical addresses of @start to @end in them that x86 has
- * on record as write-combining; -1 if there is no such record.
+ * Number of write-combining entries in x86's list of PAT memory types that
+ * overlap @start to @end; -1 if the kernel has no such list.
  */
 int nr_wc_memtypes(u64 start, u64 end);
 
