@@ -173,14 +173,6 @@ static u64 cgroup_nr_throttled(void)
 	return nr;
 }
 
-static void cgroup_add(pid_t pid)
-{
-	char value[16];
-
-	snprintf(value, sizeof(value), "%d", pid);
-	VFIO_ASSERT_EQ(write_file(CGROUP "/cgroup.procs", O_WRONLY, value), 0);
-}
-
 FIXTURE(owner) {
 	DMABUF_FIXTURE;
 	u32 rounds;
@@ -403,6 +395,8 @@ static pid_t child_start(int fd, void (*attack)(int fd), u64 *count)
 	if (pid)
 		return pid;
 
+	if (attack == attack_grow)
+		VFIO_ASSERT_EQ(write_file(CGROUP "/cgroup.procs", O_WRONLY, "0"), 0);
 	VFIO_ASSERT_EQ(setgroups(0, NULL), 0);
 	VFIO_ASSERT_EQ(setresuid(65534, 65534, 65534), 0);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -441,8 +435,6 @@ static void clients_start(FIXTURE_DATA(owner) *self,
 		self->pids[self->nr_pids++] = client_start(self->fds[i % 2],
 							   variant->attack,
 							   &self->counts[i]);
-	for (i = self->nr_loops; i < self->nr_pids && variant->throttled; i++)
-		cgroup_add(self->pids[i]);
 }
 
 /* Each operation once, with @sig during each of them to a client */
