@@ -261,15 +261,7 @@ static bool memcg_make(void)
 /* Bytes of page tables of an IOMMU that are charged to the memory cgroup */
 static u64 charged(void)
 {
-	FILE *stat = fopen(MEMCG "/memory.stat", "r");
-	char line[128];
-	u64 bytes = 0;
-
-	VFIO_ASSERT_NOT_NULL(stat);
-	while (fgets(line, sizeof(line), stat))
-		sscanf(line, "sec_pagetables %lu", &bytes);
-	fclose(stat);
-	return bytes;
+	return read_key(MEMCG "/memory.stat", "sec_pagetables");
 }
 
 /* The statistics are some seconds late. */

@@ -331,6 +331,23 @@ u64 read_number(const char *path)
 	return nr;
 }
 
+u64 read_key(const char *path, const char *key)
+{
+	FILE *file = fopen(path, "r");
+	char line[128], name[64];
+	u64 val, ret = 0;
+
+	VFIO_ASSERT_NOT_NULL(file);
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%63s %lu", name, &val) == 2 &&
+		    !strcmp(name, key))
+			ret = val;
+	}
+	VFIO_ASSERT_EQ(fclose(file), 0);
+
+	return ret;
+}
+
 u64 count_inodes(void)
 {
 	return read_number("/proc/sys/fs/inode-nr");

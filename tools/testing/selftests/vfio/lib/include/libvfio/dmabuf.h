@@ -92,6 +92,9 @@ bool vfio_pci_dmabuf_reaches_state(int dmabuf_fd, const char *state,
 /* The first number in the file at @path */
 u64 read_number(const char *path);
 
+/* The number in the line "KEY NUMBER" of the file at @path, 0 if there is none */
+u64 read_key(const char *path, const char *key);
+
 /* For comparisons: fds of the process, and inodes of the system */
 int count_fds(void);
 u64 count_inodes(void);
