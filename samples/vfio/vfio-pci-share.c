@@ -9,9 +9,9 @@
  *   VFIO_DEVICE_PCI_DMABUF_REVOKE
  *     returns 0                              from here on an access is SIGBUS
  *
- * The DMABUF gives access to the slice and nothing else. A client may pass it
- * on, so the owner revokes it after each use, also when the client has left.
- * Then it can export the slice again, as a new DMABUF, and may clear it before.
+ * A DMABUF gives access to its slice only. A client may pass it on, so the
+ * owner revokes it after each use, also when the client has left. Then the
+ * owner can clear the slice and export it again, as a new DMABUF.
  *
  * A client brings a page of its own memory for DMA, as a memfd that the owner
  * maps in the IOAS of the device. All clients share that IOAS: registers that
@@ -19,7 +19,6 @@
  * give each client its own function (SR-IOV), or do the DMA in the owner.
  *
  * To try it with QEMU's edu, bound to vfio-pci ("memory" is for ivshmem-plain):
- *
  *   vfio-pci-share owner /tmp/edu 0000:01:00.0 0 0 0x1000 1 5000 &
  *   vfio-pci-share registers /tmp/edu 20
  * Clients of other users need the right to write to the socket.
@@ -156,6 +155,7 @@ static void serve(int sock, __u64 offset, int ms)
 		.size = sizeof(unmap), .ioas_id = ioas_id, .length = map.length,
 	};
 	struct pollfd pollfd = { .fd = sock, .events = POLLIN };
+	int ret;
 
 	map.fd = poll(&pollfd, 1, ms) == 1 ? transfer(sock, &reply, 1, -1) : -1;
 	if (map.fd < 0 || ioctl(iommufd, IOMMU_IOAS_MAP_FILE, &map))
@@ -167,9 +167,11 @@ static void serve(int sock, __u64 offset, int ms)
 		printf("0x%llx: client %s\n", offset, poll(&pollfd, 1, ms) ?
 		       "has left" : "timed out");
 
-	/* EBADFD: a reset meanwhile has completed it */
-	while (ioctl(device_fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &arg) && errno != EBADFD)
-		check(errno == EINTR ? 0 : -1, "revoke");
+	do {
+		ret = ioctl(device_fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &arg);
+	} while (ret && errno == EINTR);
+	if (ret && errno != EBADFD)	/* EBADFD: a reset has completed it */
+		err(1, "revoke");
 	/* Where DMA can outlive the client, end that here. */
 	check(ioctl(iommufd, IOMMU_IOAS_UNMAP, &unmap), "IOMMU_IOAS_UNMAP");
 	printf("0x%llx revoked\n", offset);
@@ -203,13 +205,10 @@ static void owner(const char *path, __u64 offset, int nr, int ms)
 		serve(accept(listener, NULL, NULL), offset, ms);
 }
 
-/* The client */
-
-static sigjmp_buf revoked;
+static sigjmp_buf revoked;	/* of the client */
 
 static void on_sigbus(int sig)
 {
-	(void)sig;
 	siglongjmp(revoked, 1);
 }
 

@@ -49,7 +49,7 @@ struct vfio_pci_dma_buf {
 	bool mapped;
 	/* The last wait for driver memory failed, in this state */
 	bool wait_failed;
-	/* Importers have released their mappings since the buffer was revoked */
+	/* Importers have released their mappings since the last revoke */
 	bool drained;
 	/* Attachments, counted before their importer sees the state */
 	atomic_t nr_attached;

@@ -113,6 +113,7 @@ struct vfio_pci_wc *vfio_pci_wc_alloc(const struct vfio_pci_ranges *ranges)
 	memcpy(wc->vec, ranges->vec, array_size(ranges->nr, sizeof(*wc->vec)));
 	wc->ranges.vec = wc->vec;
 	wc->ranges.nr = ranges->nr;
+	/* Not known before vfio_pci_wc_reserve(): assume it, to be safe */
 	wc->of_page = true;
 	return wc;
 }
@@ -270,7 +271,7 @@ void vfio_pci_wc_free(struct vfio_pci_core_device *vdev, struct vfio_pci_wc *wc)
  * An entry of the page table has one memory type, that of its first page. Where
  * this may differ within a large page, small ones are needed.
  *
- * Context: The lock of a DMABUF is held, takes bufs->lock.
+ * Context: The lock of a DMABUF is held, may take bufs->lock.
  * Return: true if so
  */
 bool vfio_pci_wc_overlaps(struct vfio_pci_dma_bufs *bufs, unsigned long pfn,
@@ -279,6 +280,15 @@ bool vfio_pci_wc_overlaps(struct vfio_pci_dma_bufs *bufs, unsigned long pfn,
 	phys_addr_t start = PFN_PHYS(pfn), size = PAGE_SIZE << order;
 	struct vfio_pci_wc *wc;
 	u32 i;
+
+	/*
+	 * Without such pages, do not take a lock that all DMABUFs of the device
+	 * share. To miss a new number here is safe: the unmap that follows
+	 * vfio_pci_wc_add() takes the lock of the DMABUF later, and finds what
+	 * this fault maps.
+	 */
+	if (!READ_ONCE(bufs->nr_wc_ranges))
+		return false;
 
 	guard(spinlock)(&bufs->lock);
 

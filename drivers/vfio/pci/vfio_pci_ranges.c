@@ -42,42 +42,6 @@ void vfio_pci_ranges_finish(struct vfio_pci_ranges *ranges)
 }
 EXPORT_SYMBOL_IF_KUNIT(vfio_pci_ranges_finish);
 
-/* The lowest and the highest address of all ranges */
-static void vfio_pci_ranges_span(const struct vfio_pci_ranges *ranges,
-				 phys_addr_t *first, phys_addr_t *last)
-{
-	u32 i;
-
-	*first = PHYS_ADDR_MAX;
-	*last = 0;
-	for (i = 0; i < ranges->nr; i++) {
-		const struct phys_vec *vec = &ranges->vec[i];
-
-		*first = min(*first, vec->paddr);
-		*last = max(*last, vec->paddr + vec->len - 1);
-	}
-}
-
-/**
- * vfio_pci_ranges_may_overlap() - may two lists of ranges have pages in common?
- * @a: one list
- * @b: the other
- *
- * Only looks at the lowest and the highest page of each.
- *
- * Return: false if they have none for certain
- */
-bool vfio_pci_ranges_may_overlap(const struct vfio_pci_ranges *a,
-				 const struct vfio_pci_ranges *b)
-{
-	phys_addr_t first_a, last_a, first_b, last_b;
-
-	vfio_pci_ranges_span(a, &first_a, &last_a);
-	vfio_pci_ranges_span(b, &first_b, &last_b);
-	return first_a <= last_b && first_b <= last_a;
-}
-EXPORT_SYMBOL_IF_KUNIT(vfio_pci_ranges_may_overlap);
-
 /* Index of the first range that ends after @pgoff, or nr if there is none */
 static u32 vfio_pci_ranges_search(const struct vfio_pci_ranges *ranges,
 				  unsigned long pgoff)

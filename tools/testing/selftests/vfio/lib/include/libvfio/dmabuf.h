@@ -68,7 +68,6 @@ static inline u64 vfio_pci_region_offset(struct vfio_pci_device *device,
 
 #define munmap_assert(_vaddr, _size) \
 	VFIO_ASSERT_EQ(munmap((_vaddr), (_size)), 0)
-#define close_assert(_fd) VFIO_ASSERT_EQ(close(_fd), 0)
 
 /*
  * The index of a BAR that can be mapped and has at least @min_size bytes, or -1:
