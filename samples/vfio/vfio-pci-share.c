@@ -6,8 +6,7 @@
  *   VFIO_DEVICE_FEATURE_DMA_BUF
  *     exports a slice as a DMABUF
  *   SCM_RIGHTS --------------------------->  mmap()s it, works with the device
- *   VFIO_DEVICE_PCI_DMABUF_REVOKE
- *     returns 0                              from here on an access is SIGBUS
+ *   VFIO_DEVICE_PCI_DMABUF_REVOKE            then an access raises SIGBUS
  *
  * A DMABUF gives access to its slice only. A client may pass it on, so the
  * owner revokes it after each use, also when the client has left. Then the
@@ -209,6 +208,7 @@ static sigjmp_buf revoked;	/* of the client */
 
 static void on_sigbus(int sig)
 {
+	(void)sig;
 	siglongjmp(revoked, 1);
 }
 

@@ -35,7 +35,7 @@
 struct vfio_pci_dma_buf {
 	struct dma_buf *dmabuf;
 	struct vfio_pci_dma_bufs *bufs;
-	/* NULL after the device was closed; written under bufs->lock */
+	/* NULL after the device was closed; cleared under bufs->lock */
 	struct vfio_pci_core_device *vdev;
 	struct list_head dmabufs_elm;
 	struct address_space *mapping;
