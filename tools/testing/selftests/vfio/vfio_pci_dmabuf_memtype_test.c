@@ -261,18 +261,27 @@ TEST_F(memtype, limits)
  */
 TEST_F(memtype, uncached_mapping_overlaps)
 {
-	int dmabuf = export_type(self, UC, 0, 2 * pmd_size);
+	const char * const names[] = { "BAR", "DMABUF", "DMABUF of two ranges" };
+	struct vfio_region_dma_range ranges[] = {
+		{ 0, pmd_size }, { 2 * pmd_size, pmd_size },
+	};
+	int fds[] = {
+		self->device->fd,
+		export_type(self, UC, 0, 2 * pmd_size),
+		__vfio_pci_dmabuf_export(self->device, self->bar, O_RDWR, UC,
+					 ranges, 2),
+	};
 	u64 offset;
 	void *map;
 	int i, fd, wc;
 
-	for (i = 0; i < 4; i++) {
-		bool before = i & 1, of_bar = i & 2;
+	for (i = 0; i < 6; i++) {
+		bool before = i & 1;
 
-		TH_LOG("%s mapped %s", of_bar ? "BAR" : "DMABUF",
+		TH_LOG("%s mapped %s", names[i / 2],
 		       before ? "before" : "after");
-		fd = of_bar ? self->device->fd : dmabuf;
-		offset = of_bar ? self->bar_offset : 0;
+		fd = fds[i / 2];
+		offset = i / 2 ? 0 : self->bar_offset;
 		map = mmap_shared_aligned(fd, offset, 2 * pmd_size, pmd_size,
 					  0);
 		if (before) {
