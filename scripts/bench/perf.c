@@ -66,7 +66,7 @@ static u64 cycles(void)
 #endif
 }
 
-static u64 now_ns(clockid_t clock)
+static u64 clock_ns(clockid_t clock)
 {
 	struct timespec ts;
 
@@ -492,7 +492,7 @@ static u64 meminfo(const char *field)
 /* Kernel memory of a buffer with its file, of a mapping, and of a range more */
 static void measure_memory(void)
 {
-	static void *maps[NR_BUFFERS];
+	static void *maps[MAX_BUFFERS];	/* many: slabs are counted by the page */
 	int fds[NR_BUFFERS];
 	u64 slab, used;
 	int i, nr = 64;
@@ -506,10 +506,10 @@ static void measure_memory(void)
 		close_assert(fds[i]);
 
 	slab = meminfo("Slab:");
-	for (i = 0; i < NR_BUFFERS; i++)
+	for (i = 0; i < MAX_BUFFERS; i++)
 		maps[i] = mmap_shared(device->fd, bar_offset, page_size);
-	print((meminfo("Slab:") - slab) / NR_BUFFERS, "memory_per_bar_mapping");
-	for (i = 0; i < NR_BUFFERS; i++)
+	print((meminfo("Slab:") - slab) / MAX_BUFFERS, "memory_per_bar_mapping");
+	for (i = 0; i < MAX_BUFFERS; i++)
 		munmap_assert(maps[i], page_size);
 
 	prepare_export(MAX_RANGES);
@@ -581,9 +581,9 @@ static void run_threads(const char *what, const int *fds, bool same_fd,
 					      &workers[i]), 0);
 	}
 	pthread_barrier_wait(&barrier);
-	time = now_ns(CLOCK_MONOTONIC);
+	time = clock_ns(CLOCK_MONOTONIC);
 	pthread_barrier_wait(&barrier);
-	time = now_ns(CLOCK_MONOTONIC) - time;
+	time = clock_ns(CLOCK_MONOTONIC) - time;
 	for (i = 0; i < nr; i++) {
 		VFIO_ASSERT_EQ(pthread_join(workers[i].thread, NULL), 0);
 		waits += workers[i].waits;
@@ -627,9 +627,9 @@ static void measure_open(const char *bdf, struct iommu *iommu)
 	ret = write_file(path, 0, "\n");
 	VFIO_ASSERT_TRUE(!ret || ret == -ENOENT);
 	for (i = 0; i < NR_OPENS; i++) {
-		start = now_ns(CLOCK_THREAD_CPUTIME_ID);
+		start = clock_ns(CLOCK_THREAD_CPUTIME_ID);
 		vfio_pci_device_cleanup(vfio_pci_device_init(bdf, iommu));
-		values[i] = now_ns(CLOCK_THREAD_CPUTIME_ID) - start;
+		values[i] = clock_ns(CLOCK_THREAD_CPUTIME_ID) - start;
 	}
 	VFIO_ASSERT_EQ(write_file(path, 0, "default\n"), ret);
 	print_median(values, "open_close");

@@ -144,14 +144,6 @@ TEST_F(nvgrace, memory_type)
 	close_assert(fd);
 }
 
-static u64 now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000000000ULL + now.tv_nsec;
-}
-
 /* How often a child has touched the mapping, and its longest touch */
 struct touches {
 	volatile u64 count, longest;
