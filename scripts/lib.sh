@@ -88,6 +88,19 @@ lost_interrupt() {
 		grep -as -A 9 'blocked for more than' "$console" | grep -q '  usleep_range_state+'
 }
 
+# run_guest CONSOLE OUT COMMAND...: with vmtest.sh, which writes these two. Up to twice more
+# if QEMU has lost an interrupt.
+run_guest() {
+	local console=$1 out=$2 again=0 rc
+	shift 2
+
+	while rc=0; "$@" || rc=$?; [ $rc -gt 1 ] && [ $((again++)) -lt 2 ] &&
+	      lost_interrupt "$console" "$out"; do
+		say "QEMU has lost an interrupt, see Documentation/testing.md: once more"
+	done
+	return $rc
+}
+
 # step LOG NAME COMMAND...: a check that takes minutes, its log in the folder $out
 # shellcheck disable=SC2154 # out is of those who source this
 step() {
